@@ -1,0 +1,151 @@
+"""`axlebox export`: a run becomes model, proof, golden readings, manifest and a signed bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from axlebox.export import parity
+from axlebox.export.forest_onnx import convert
+from axlebox.export.keys import expiry, read_root, role_signer, root_chain
+from axlebox.export.releases import ReleaseLine, append_release, next_version
+from axlebox.export.signing import ReleaseTime, build_bundle
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import GateFailed, UsageError
+from axlebox.firmware_bundle.manifest import (
+    FORMAT,
+    DetectorSpec,
+    Golden,
+    GoldenRow,
+    Manifest,
+    ParityProof,
+    encode,
+)
+from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Bundle, verify
+from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.readings import Reading, format_time
+from axlebox.runtime.scorer import Scorer
+from axlebox.runtime.version import VERSION
+from axlebox.training.forest import sklearn_score_rows
+from axlebox.training.parameters import BundleParameters
+from axlebox.training.runs import DetectorFile, Run, write_report
+from axlebox.training.steps import to_readings
+from axlebox.training.workspace import Workspace
+
+GOLDEN_ROWS = 200
+_UNSIGNED = Origin("unsigned", 0, "0" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    bundle: Bundle
+    path: Path
+    report: Path
+    proofs: dict[str, ParityProof]
+
+
+def release_time() -> datetime:
+    """SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), else now; whole seconds, UTC."""
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        return datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
+
+
+def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: Callable[[str], None]) -> Exported:
+    """Convert, prove, pack and sign a run. Raises GateFailed, leaving no bundle, where the proof fails."""
+    root = read_root(workspace)
+    signers = role_signer(workspace, "targets"), role_signer(workspace, "build")
+    detector_file = run.detector()
+    (spec,) = detector_file.detectors
+    model, proof = _prove(run, spec)
+    say(
+        f"parity: {proof.rows} rows at and beside {proof.split_values} split values, special and training rows, "
+        f"{proof.offsets} offsets: {proof.flags_differing} flags differ, "
+        f"largest score difference {proof.largest_score_difference:g}"
+    )
+    parity.require(proof)
+    with workspace.locked(), disk.explained():
+        disk.replace_durable(run.folder / "parity.json", encode_proofs({spec.model: proof}))
+        report = write_report(run.folder)
+        version = next_version(workspace.releases)
+        manifest = Manifest(
+            format=FORMAT,
+            name=settings.name,
+            version=version,
+            hardware=settings.hardware,
+            vehicles=settings.vehicles,
+            min_sequence=settings.min_sequence,
+            min_runtime=VERSION,
+            contract=detector_file.contract,
+            detectors=detector_file.detectors,
+            parity={spec.model: proof},
+            lineage=run.record().lineage,
+        )
+        golden = make_golden(run, detector_file, model)
+        files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), spec.model: model}
+        released = release_time()
+        time = ReleaseTime(released, expiry(released, settings.expires_years))
+        data = build_bundle(files, root_chain(workspace), version, time, *signers)
+        # The vehicle's own check, before anybody else sees the bundle.
+        bundle = verify(data, root, released, 0, settings.hardware[0], None)
+        path = workspace.dist / f"{settings.name}-{version}.axb"
+        workspace.dist.mkdir(exist_ok=True)
+        # The version is taken first: a power cut in between leaves a gap, never one version twice.
+        line = ReleaseLine(settings.name, version, bundle.digest, manifest.lineage.run, released)
+        append_release(workspace.releases, line)
+        disk.replace_durable(path, data)
+    return Exported(bundle, path, report, {spec.model: proof})
+
+
+def encode_proofs(proofs: dict[str, ParityProof]) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(proofs), indent=1)
+
+
+def _prove(run: Run, spec: DetectorSpec) -> tuple[bytes, ParityProof]:
+    forest, rows = run.forest(), run.rows()
+    model = convert(forest, rows.shape[1])
+    return model, parity.prove(forest, model, rows)
+
+
+def make_golden(run: Run, detector_file: DetectorFile, model: bytes) -> Golden:
+    """Held-out readings, flagged ones among them, with the answers of the exported model.
+
+    Raises GateFailed where scikit-learn answers otherwise.
+    """
+    (spec,) = detector_file.detectors
+    readings = golden_readings(run.predictions())
+
+    def answers(detector: Detector) -> list[tuple[float | None, bool]]:
+        monitor = Monitor(detector_file.contract, {spec.kind: detector}, _UNSIGNED)
+        return [(outcome.score, outcome.flag) for outcome in monitor.process(readings)]
+
+    found = answers(Detector(spec, Scorer(model).score_rows))
+    expected = answers(Detector(spec, sklearn_score_rows(run.forest())))
+    if [flag for _, flag in found] != [flag for _, flag in expected]:
+        raise GateFailed("golden readings: the model's flags differ from scikit-learn's; nothing was exported")
+    rows = []
+    for reading, (score, flag) in zip(readings, found, strict=True):
+        if score is None:
+            raise GateFailed(f"golden reading {format_time(reading.time)} got no score; nothing was exported")
+        rows.append(GoldenRow(format_time(reading.time), reading.sensor, reading.value, score, flag))
+    return Golden(tuple(rows))
+
+
+def golden_readings(predictions: pd.DataFrame) -> list[Reading]:
+    """Up to GOLDEN_ROWS readings of held-out time, half of them flagged if so many are, in order."""
+    flags = predictions["flag"].to_numpy()
+    picked: set[int] = set()
+    for numbers in (np.flatnonzero(flags), np.flatnonzero(~flags)):
+        count = min(len(numbers), GOLDEN_ROWS // 2 if not picked else GOLDEN_ROWS - len(picked))
+        picked |= set(numbers[np.linspace(0, len(numbers) - 1, count).astype(int)].tolist()) if count else set()
+    chosen = predictions.iloc[sorted(picked)]
+    return to_readings(chosen)

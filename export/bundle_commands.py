@@ -1,0 +1,123 @@
+"""The commands of axlebox that make, check and use bundles."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+
+from axlebox.firmware_bundle.errors import UsageError
+from axlebox.firmware_bundle.manifest import ANY_HARDWARE
+from axlebox.runtime.commandline import json_option, show
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+trust_option = click.option(
+    "--trust", type=_file, help="The root of trust; by default trust/root.json of the workspace around this folder."
+)
+
+
+@click.group()
+def keys() -> None:
+    """Make and list the keys that sign releases."""
+
+
+@keys.command("init")
+@click.option("--single", is_flag=True, help="One key for each role, all in keys/: for a first try.")
+def keys_init(single: bool) -> None:
+    """Make keys and the root of trust (trust/root.json) that vehicles are provisioned with."""
+    from axlebox.export.keys import init_single
+    from axlebox.training.workspace import find_workspace
+
+    if not single:
+        raise UsageError("this version makes keys for a first try only. DO: axlebox keys init --single")
+    root = init_single(find_workspace(Path.cwd()), datetime.now(UTC))
+    click.echo(f"keys in {root.parents[1] / 'keys'} (private, ignored by git); root of trust {root}")
+    click.echo("note: one key for each role and all in one folder is for a first try, not for production")
+
+
+@keys.command("list")
+@json_option
+def keys_list(as_json: bool) -> None:
+    """The keys that the root of trust lists, and which of them are at hand."""
+    from axlebox.export.keys import list_keys
+    from axlebox.training.workspace import find_workspace
+
+    found = list_keys(find_workspace(Path.cwd()))
+    record = [
+        {"role": one.role, "key": one.key_id, "threshold": one.threshold, "file": one.file and str(one.file)}
+        for one in found
+    ]
+    lines = [f"{one.role:10} {one.key_id[:16]}  needs {one.threshold}  {one.file or 'not here'}" for one in found]
+    show({"keys": record}, as_json, *lines)
+
+
+@click.command()
+@click.argument("run", required=False)
+@json_option
+def export(run: str | None, as_json: bool) -> None:
+    """Convert RUN (by default the latest) to ONNX, prove it equal, and pack a signed bundle in dist/.
+
+    Exit 50, and no bundle, where one flag differs from scikit-learn's.
+    """
+    from axlebox.export.build import export_run
+    from axlebox.training.run import load_parameters
+    from axlebox.training.runs import open_run
+    from axlebox.training.workspace import find_workspace
+
+    workspace = find_workspace(Path.cwd())
+    settings = load_parameters(workspace).bundle
+    done = export_run(
+        workspace, open_run(workspace.runs, run), settings, say=lambda line: None if as_json else click.echo(line)
+    )
+    size = done.path.stat().st_size
+    show(
+        {"bundle": str(done.path), "digest": done.bundle.digest, "report": str(done.report), "bytes": size},
+        as_json,
+        f"bundle {done.path} ({size} bytes), digest {done.bundle.digest[:16]}",
+        f"  report {done.report}",
+    )
+
+
+@click.command()
+@click.argument("bundle", type=_file)
+@trust_option
+@click.option("--hardware", default=ANY_HARDWARE, show_default=True, help="Hardware id to check for.")
+@click.option("--vehicle", help="Vehicle id to check for; without it the bundle may be for any vehicle.")
+@json_option
+def verify(bundle: Path, trust: Path | None, hardware: str, vehicle: str | None, as_json: bool) -> None:
+    """Check BUNDLE as a vehicle would; exit 0 if it would be installed."""
+    from axlebox.export.open import open_bundle
+
+    found = open_bundle(bundle, trust, hardware, vehicle)
+    show(found.facts(), as_json, found.verdict(), *(f"note: {warning}" for warning in found.warnings))
+
+
+@click.command()
+@click.argument("bundle", type=_file)
+@trust_option
+@json_option
+def inspect(bundle: Path, trust: Path | None, as_json: bool) -> None:
+    """Show what is in BUNDLE, who signed it, and from which data, settings and code it was made."""
+    from axlebox.export.open import describe, open_bundle
+
+    found = open_bundle(bundle, trust)
+    record, lines = describe(found)
+    show(record, as_json, *lines)
+
+
+@click.command()
+@click.argument("bundle", type=_file)
+@click.argument("readings", type=_file)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV to write.")
+@trust_option
+@json_option
+def score(bundle: Path, readings: Path, output: Path, trust: Path | None, as_json: bool) -> None:
+    """Write time,sensor,value,status,score,flag,event for every line of READINGS, by the vehicle's own code."""
+    from axlebox.export.open import open_bundle
+    from axlebox.export.score import score_file
+    from axlebox.runtime.daemon import summary
+
+    totals = score_file(open_bundle(bundle, trust), readings, output)
+    show({**msgspec.structs.asdict(totals), "output": str(output)}, as_json, *summary(totals), f"  in {output}")

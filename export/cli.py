@@ -1,0 +1,36 @@
+"""axlebox: the program of the workstation."""
+
+from __future__ import annotations
+
+import click
+
+from axlebox.runtime.commandline import LazyGroup, run_program
+from axlebox.runtime.version import VERSION
+
+_TRAINING = "axlebox.export.training_commands"
+_BUNDLES = "axlebox.export.bundle_commands"
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "init": (f"{_TRAINING}:init", "Write a workspace."),
+        "simulate": (f"{_TRAINING}:simulate", "Make readings of vehicles with sibling bearings, with faults."),
+        "ingest": (f"{_TRAINING}:ingest", "Check files of readings and keep copies for training."),
+        "train": (f"{_TRAINING}:train", "The Kedro run: fit, evaluate, record, report."),
+        "keys": (f"{_BUNDLES}:keys", "Make and list the keys that sign releases."),
+        "export": (f"{_BUNDLES}:export", "Prove the model equal and pack a signed bundle."),
+        "verify": (f"{_BUNDLES}:verify", "Check a bundle as the vehicle would."),
+        "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
+        "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: docs/exit-codes.md. --debug anywhere prints tracebacks.",
+)
+@click.version_option(VERSION, prog_name="axlebox")
+def cli() -> None:
+    """From readings to a signed bundle: train, prove, pack and sign releases for vehicles."""
+
+
+def main() -> None:
+    run_program(cli, "axlebox")

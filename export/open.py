@@ -1,0 +1,53 @@
+"""Opening bundles on the workstation, by the vehicle's own verification."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from axlebox.export.keys import read_root
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
+from axlebox.firmware_bundle.manifest import ANY_HARDWARE
+from axlebox.firmware_bundle.trust import Bundle, verify
+from axlebox.training.workspace import find_workspace
+
+
+def open_bundle(path: Path, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None) -> Bundle:
+    """A verified bundle; `trust` None means the root of the workspace around the current folder."""
+    root = disk.read_bounded(trust, MAX_CONTAINER_BYTES) if trust else read_root(find_workspace(Path.cwd()))
+    return verify(disk.read_bounded(path, MAX_CONTAINER_BYTES), root, datetime.now(UTC), 0, hardware, vehicle)
+
+
+def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
+    """Everything about a bundle, as plain data and in lines for people."""
+    manifest = bundle.manifest
+    lineage = manifest.lineage
+    sizes = {name: len(data) for name, data in sorted(bundle.members.items())}
+    record = {**bundle.facts(), "members": sizes, "manifest": msgspec.to_builtins(manifest)}
+    lines = [
+        bundle.verdict(),
+        *(f"note      {warning}" for warning in bundle.warnings),
+        f"digest    {bundle.digest}",
+        f"for       hardware {', '.join(manifest.hardware)}; vehicles {', '.join(manifest.vehicles) or 'all'}; "
+        f"runtime {manifest.min_runtime} or newer",
+        f"signed    by {', '.join(key[:16] for key in bundle.signed_by)} in role targets "
+        f"({bundle.threshold} needed), under root {bundle.root_version}",
+        *(f"data      {one.name}, {one.rows} rows, {one.invalid} invalid, sha256 {one.sha256}" for one in lineage.data),
+        f"settings  {msgspec.json.encode(lineage.parameters).decode()}",
+        f"code      axlebox {lineage.code['axlebox']}, source sha256 {lineage.code['source_sha256']}",
+        f"versions  {', '.join(f'{name} {version}' for name, version in lineage.versions.items())}",
+    ]
+    for spec in manifest.detectors:
+        proof = manifest.parity[spec.model]
+        lines += [
+            f"detector  kind {spec.kind}, features {spec.features.name} {spec.features.version}, "
+            f"threshold {spec.threshold:.6f}, model {spec.model}",
+            f"parity    {proof.rows} rows, {proof.boundary_rows} at and beside {proof.split_values} split values; "
+            f"{proof.offset_flags} flags at {proof.offsets} offsets: {proof.flags_differing} differ",
+        ]
+    lines += [f"member    {name}, {size} bytes" for name, size in sizes.items()]
+    return record, lines

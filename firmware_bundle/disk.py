@@ -1,0 +1,71 @@
+"""Every write of the vehicle goes through here, so that power-loss tests have one place to cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from axlebox.firmware_bundle.errors import AxleboxError, Malformed, PreflightFailed
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn a refusal by the operating system into one line that names the file and the reason."""
+    try:
+        yield
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise PreflightFailed(f"{place}{error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a whole file and make its bytes durable; its name becomes so by `sync_folder`."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put a whole file under its name: after a power cut there is the old one or the new one."""
+    part = path.with_name(path.name + ".part")
+    write_durable(part, data, mode)
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def rename_durable(old: Path, new: Path) -> None:
+    os.rename(old, new)
+    sync_folder(new.parent)
+
+
+def remove_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise AxleboxError(f"{path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise Malformed(f"{path} is larger than the {limit} bytes that are allowed")
+    return data

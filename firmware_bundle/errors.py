@@ -1,0 +1,83 @@
+"""One exception class for each reason that somebody acts on, and its exit code (docs/exit-codes.md)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AxleboxError(Exception):
+    """An expected failure: its text is the one line that a person reads."""
+
+    exit_code: ClassVar[int] = 30
+
+
+class UsageError(AxleboxError):
+    """The command's words, or the place it was called in, do not fit."""
+
+    exit_code = 2
+
+
+class AlreadyInstalled(AxleboxError):
+    exit_code = 3
+
+
+class BadSignature(AxleboxError):
+    """A signature that is present does not verify."""
+
+    exit_code = 10
+
+
+class TooFewSignatures(AxleboxError):
+    """Signers are unknown, or fewer signed than the role asks for."""
+
+    exit_code = 11
+
+
+class Damaged(AxleboxError):
+    """Bytes are missing or differ from what was signed or installed."""
+
+    exit_code = 12
+
+
+class WrongTarget(AxleboxError):
+    """Made for another vehicle or other hardware."""
+
+    exit_code = 13
+
+
+class TooOld(AxleboxError):
+    """A rollback (below the floor), or expired metadata."""
+
+    exit_code = 14
+
+
+class Malformed(AxleboxError):
+    """Not what its format promises."""
+
+    exit_code = 15
+
+
+class PreflightFailed(AxleboxError):
+    """Something that is needed first is missing: space, permissions, runtime version, a release."""
+
+    exit_code = 20
+
+
+class SelfTestFailed(AxleboxError):
+    exit_code = 31
+
+
+class FallbackFailed(AxleboxError):
+    exit_code = 32
+
+
+class NoData(AxleboxError):
+    """The source ended without one reading."""
+
+    exit_code = 41
+
+
+class GateFailed(AxleboxError):
+    """A quality gate (parity, threshold target) stopped an export."""
+
+    exit_code = 50

@@ -1,0 +1,192 @@
+"""The manifest: what a release is, whom it is for, and everything its detectors need.
+
+`Manifest` is the signed member manifest.json; docs/manifest.schema.json is its JSON Schema.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from axlebox.firmware_bundle.errors import Malformed
+
+FORMAT = 1
+ANY_HARDWARE = "any"
+
+# Python's $ also matches before a last line end; (?!\n) means the same to every reader of the schema.
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+BundleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
+Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$(?!\n)")]
+MemberName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,98}$(?!\n)")]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Kind(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is expected of every sensor of one kind. Temperatures in `unit`; None switches a check off."""
+
+    unit: str = "C"
+    period_s: float | None = None
+    """Expected seconds between two readings."""
+    range: tuple[float, float] | None = None
+    """What the sensor can physically report; a hot reading lies inside it."""
+    max_rate_per_s: float | None = None
+    stuck_after_s: float | None = None
+    stale_after_s: float | None = None
+    warn: float | None = None
+    critical: float | None = None
+    action: str | None = None
+    """What the person who sees an event of this kind should do."""
+
+
+class Sensor(Struct, frozen=True, forbid_unknown_fields=True):
+    kind: str
+    group: str | None = None
+    """Sensors of one group are siblings: alike, on one vehicle, at the same moment."""
+    offset: float = 0.0
+    """Commissioning offset, added to every reading of this sensor."""
+
+
+class Contract(Struct, frozen=True, forbid_unknown_fields=True):
+    """The data contract. An unknown sensor id is served when there is only one kind."""
+
+    kinds: dict[str, Kind]
+    sensors: dict[str, Sensor] = {}
+
+    def kind_of(self, sensor: str) -> str | None:
+        """The kind of a sensor id, or None where it cannot be known."""
+        known = self.sensors.get(sensor)
+        if known is not None:
+            return known.kind
+        return next(iter(self.kinds)) if len(self.kinds) == 1 else None
+
+    def only_sensor(self) -> str:
+        """The sensor that two-column readings belong to."""
+        return next(iter(self.sensors)) if len(self.sensors) == 1 else "temperature"
+
+
+class FeatureSet(Struct, frozen=True, forbid_unknown_fields=True):
+    """A named, versioned list of features with its frozen constants (times in seconds)."""
+
+    name: str
+    version: Positive
+    constants: dict[str, float] = {}
+
+
+class DetectorSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model and all that surrounds it, for one kind of sensor."""
+
+    kind: str
+    model: MemberName
+    features: FeatureSet
+    threshold: float
+    """Anomaly threshold of the score (0..1, higher is more anomalous), for people to read.
+
+    The graph decides by its own cut on the depth sum, which no rounding of a power can move.
+    """
+    warmup: Count = 0
+    """Readings of a sensor that pass before its first model event."""
+
+
+class ParityProof(Struct, frozen=True, forbid_unknown_fields=True):
+    """What was compared between scikit-learn and the exported graph, run by the vehicle's Scorer."""
+
+    rows: Count
+    boundary_rows: Count
+    """Rows at a split value or one float32 step beside it."""
+    training_rows: Count
+    special_rows: Count
+    """Rows with NaN, infinities, zeros of both signs, subnormals and the largest numbers."""
+    split_values: Count
+    offsets: Count
+    """Anomaly offsets swept, each with a graph of its own."""
+    offset_flags: Count
+    """Flags compared in the sweep."""
+    flags_differing: Count
+    largest_score_difference: float
+
+
+class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    sha256: Sha256
+    rows: Count
+    invalid: Count
+
+
+class Lineage(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a release comes from."""
+
+    run: str
+    data: tuple[DataFile, ...]
+    parameters: dict[str, Any]
+    code: dict[str, str]
+    """axlebox's version, the sha256 of its source files, and the workspace's commit where it has one."""
+    versions: dict[str, str]
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Positive
+    name: BundleName
+    version: Positive
+    hardware: tuple[Identifier, ...]
+    """Hardware ids that the release is for; `any` matches all."""
+    vehicles: tuple[Identifier, ...]
+    """Vehicle ids that the release is for; none named: all of the hardware."""
+    min_sequence: Count
+    """Releases below this version may never run again, not even as a fallback."""
+    min_runtime: str
+    """Oldest runtime version that can run this release, as in 1.2.3."""
+    contract: Contract
+    detectors: Annotated[tuple[DetectorSpec, ...], Meta(min_length=1, max_length=16)]
+    parity: dict[str, ParityProof]
+    """The proof of each detector, by the name of its model."""
+    lineage: Lineage
+
+
+class GoldenRow(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    time: str
+    sensor: str
+    value: float
+    score: float
+    flag: bool
+
+
+class Golden(Struct, frozen=True, forbid_unknown_fields=True):
+    """Readings with what the release must answer to them, in order."""
+
+    rows: Annotated[tuple[GoldenRow, ...], Meta(min_length=1, max_length=10_000)]
+
+
+class _AnyFormat(Struct, frozen=True):
+    """Only what every format of manifest will have."""
+
+    format: int
+
+
+T = TypeVar("T")
+
+
+def decode(data: bytes, what: type[T], name: str) -> T:
+    """A strictly checked record from JSON bytes, or Malformed naming the field."""
+    try:
+        return msgspec.json.decode(data, type=what)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"{name}: {error}") from error
+
+
+def encode(record: Struct) -> bytes:
+    """JSON bytes, the same for equal records: keys sorted, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1) + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    found = decode(data, _AnyFormat, "manifest.json").format
+    if found != FORMAT:
+        raise Malformed(f"manifest.json has format {found}, this runtime reads {FORMAT}: update the runtime")
+    manifest = decode(data, Manifest, "manifest.json")
+    unknown = {detector.kind for detector in manifest.detectors} - set(manifest.contract.kinds)
+    if unknown:
+        raise Malformed(f"manifest.json: no kind {', '.join(sorted(unknown))} in the contract")
+    return manifest

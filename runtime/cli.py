@@ -1,0 +1,34 @@
+"""axleboxd: the program of the vehicle."""
+
+from __future__ import annotations
+
+import click
+
+from axlebox.runtime.commandline import LazyGroup, run_program
+from axlebox.runtime.version import VERSION
+
+_COMMANDS = "axlebox.runtime.commands"
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "provision": (f"{_COMMANDS}:provision", "Give this box its identity and its root of trust."),
+        "verify": (f"{_COMMANDS}:verify", "Check a bundle against this vehicle; 0 if it may be installed."),
+        "install": (f"{_COMMANDS}:install", "Install the bundle on a stick, on trial."),
+        "confirm": (f"{_COMMANDS}:confirm", "Make the release on trial the one that stays."),
+        "fallback": (f"{_COMMANDS}:fallback", "Go back to the other installed release."),
+        "status": (f"{_COMMANDS}:status", "What runs here, since when, on trial or confirmed."),
+        "selftest": (f"{_COMMANDS}:selftest", "Run the release's golden readings through this box."),
+        "run": ("axlebox.runtime.run_command:run", "Score readings from a source, write events to sinks."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: docs/exit-codes.md. --debug anywhere prints tracebacks.",
+)
+@click.version_option(VERSION, prog_name="axleboxd")
+def cli() -> None:
+    """Anomaly detection on a vehicle's box: install signed releases and run them."""
+
+
+def main() -> None:
+    run_program(cli, "axleboxd")

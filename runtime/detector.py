@@ -1,0 +1,227 @@
+"""From readings to scores, flags and events, alike on the vehicle and in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
+from axlebox.firmware_bundle.slots import Release
+from axlebox.runtime import features
+from axlebox.runtime.gate import MAX_SENSORS, Gate
+from axlebox.runtime.readings import BadLine, Reading, format_time
+
+ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
+"""Feature rows (n, k) to anomaly scores (n,), 0..1 and higher is more anomalous, and flags (n,)."""
+
+OK, INVALID, WARMING = "ok", "invalid", "warming"
+NO_SENSOR = ""
+"""Stands for the sensor where a line was not even a reading."""
+
+
+class Origin(Struct, frozen=True):
+    """The release that an event comes from."""
+
+    name: str
+    version: int
+    digest: str
+
+
+class Outcome(Struct, gc=False):
+    """What became of one reading (or one bad line)."""
+
+    line: int
+    sensor: str
+    time: float | None
+    value: float | None
+    status: str
+    """OK, WARMING, or INVALID with a reason."""
+    reason: str = ""
+    score: float | None = None
+    flag: bool = False
+    event: str | None = None
+    """Id of the anomaly event that was raised at this moment, if one was."""
+    events: tuple[dict[str, Any], ...] = ()
+
+
+class Detector:
+    """One model with its features: rows for the readings of many sensors of one kind.
+
+    Takes any `score_rows`: scikit-learn's in training, `Scorer`'s on the vehicle.
+    """
+
+    def __init__(self, spec: DetectorSpec, score_rows: ScoreRows) -> None:
+        self.spec = spec
+        self.score_rows = score_rows
+        self._features = features.find(spec.features)
+        self._sensors: dict[str, features.Features] = {}
+        self._seen: dict[str, int] = {}
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return self._features.names
+
+    def row(self, reading: Reading) -> tuple[float, ...]:
+        """The feature row of the next reading of its sensor."""
+        sensor = self._sensors.get(reading.sensor)
+        if sensor is None:
+            sensor = self._sensors[reading.sensor] = self._features(self.spec.features.constants)
+            self._seen[reading.sensor] = 0
+        self._seen[reading.sensor] += 1
+        return sensor.update(reading)
+
+    def warming(self, sensor: str) -> bool:
+        """Whether the latest reading of a sensor still belongs to its warm-up."""
+        return self._seen[sensor] <= self.spec.warmup
+
+
+class Monitor:
+    """The way of every reading: gate, detector of its kind, event rules."""
+
+    def __init__(self, contract: Contract, detectors: Mapping[str, Detector], origin: Origin) -> None:
+        """`detectors` by kind; sensors of a kind without one are checked by the gate alone."""
+        self._contract = contract
+        self._gate = Gate(contract)
+        self._detectors = detectors
+        self._origin = origin
+        self._raised: dict[str, dict[str, Any]] = {}
+        self._invalid: dict[str, int] = {}
+        self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
+
+    def process(self, batch: Sequence[Reading | BadLine]) -> list[Outcome]:
+        """What became of each of the next readings, in order.
+
+        All rows of a batch for one detector are scored in one call; how readings are cut into
+        batches changes nothing about the outcomes.
+        """
+        outcomes = []
+        pending: dict[str, tuple[list[Outcome], list[tuple[float, ...]]]] = {}
+        for item in batch:
+            if isinstance(item, BadLine):
+                outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
+                self._report_status(outcome)
+            else:
+                reading = self._corrected(item) if self._offsets else item
+                refusal = self._gate.refuse(reading)
+                status = OK if refusal is None else INVALID
+                outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, status, refusal or "")
+                self._report_status(outcome)
+                if refusal is None:
+                    self._queue(reading, outcome, pending)
+            outcomes.append(outcome)
+        for kind, (waiting, rows) in pending.items():
+            scores, flags = self._detectors[kind].score_rows(np.array(rows, dtype=np.float32))
+            for outcome, row, score, flag in zip(waiting, rows, scores.tolist(), flags.tolist(), strict=True):
+                outcome.score = score
+                if outcome.status == OK:
+                    outcome.flag = flag
+                    self._judge(outcome, row, self._detectors[kind])
+        return outcomes
+
+    def _corrected(self, reading: Reading) -> Reading:
+        """The reading with its sensor's commissioning offset added."""
+        return replace(reading, value=reading.value + self._offsets.get(reading.sensor, 0.0))
+
+    def _report_status(self, outcome: Outcome) -> None:
+        """One sensor event when a run of invalid readings begins, and one when it ends.
+
+        A bad line belongs to no sensor; its run ends with the next reading that is OK.
+        """
+        if outcome.status == INVALID:
+            # Ids come from outside, as many as somebody likes: beyond the bound they share one count.
+            full = len(self._invalid) >= MAX_SENSORS and outcome.sensor not in self._invalid
+            sensor = NO_SENSOR if full else outcome.sensor
+            count = self._invalid.get(sensor, 0)
+            self._invalid[sensor] = count + 1
+            if count == 0:
+                outcome.events += (self._sensor_event(outcome, INVALID, line=outcome.line, reason=outcome.reason),)
+            return
+        if self._invalid:
+            for sensor in (NO_SENSOR, outcome.sensor):
+                dropped = self._invalid.pop(sensor, 0)
+                if dropped:
+                    outcome.events += (self._sensor_event(outcome, OK, sensor=sensor, dropped=dropped),)
+
+    def _sensor_event(self, outcome: Outcome, state: str, **more: Any) -> dict[str, Any]:
+        time = None if outcome.time is None else format_time(outcome.time)
+        sensor = more.pop("sensor", outcome.sensor)
+        return {"type": "sensor", "state": state, "sensor": sensor or None, "time": time, **more}
+
+    def _queue(
+        self,
+        reading: Reading,
+        outcome: Outcome,
+        pending: dict[str, tuple[list[Outcome], list[tuple[float, ...]]]],
+    ) -> None:
+        kind = self._contract.kind_of(reading.sensor)
+        if kind is None or kind not in self._detectors:
+            return
+        detector = self._detectors[kind]
+        waiting, rows = pending.setdefault(kind, ([], []))
+        rows.append(detector.row(reading))
+        waiting.append(outcome)
+        if detector.warming(reading.sensor):
+            outcome.status = WARMING
+
+    def _judge(self, outcome: Outcome, row: tuple[float, ...], detector: Detector) -> None:
+        """Raise an event with the first flag, clear it with the first reading that has none."""
+        raised = self._raised.get(outcome.sensor)
+        if outcome.flag and raised is None:
+            raised = self._anomaly(outcome, row, detector)
+            self._raised[outcome.sensor] = raised
+            outcome.event = raised["id"]
+            outcome.events += (raised,)
+        elif outcome.flag and raised is not None:
+            outcome.event = raised["id"]
+        elif raised is not None:
+            del self._raised[outcome.sensor]
+            cleared = {**self._anomaly(outcome, row, detector), "state": "cleared", "id": raised["id"]}
+            outcome.events += (cleared,)
+
+    def _anomaly(self, outcome: Outcome, row: tuple[float, ...], detector: Detector) -> dict[str, Any]:
+        if outcome.time is None:
+            raise ValueError("only readings are judged, not bad lines")
+        return {
+            "type": "anomaly",
+            "state": "raised",
+            "id": f"{self._origin.digest[:8]}-{outcome.sensor}-{int(outcome.time)}",
+            # The raw value's forest saturates: it cannot tell a bit outside from far outside.
+            "severity": "mild",
+            "sensor": outcome.sensor,
+            "time": format_time(outcome.time),
+            "value": outcome.value,
+            "score": outcome.score,
+            "threshold": detector.spec.threshold,
+            "why": [
+                {"feature": name, "value": number} for name, number in zip(detector.feature_names, row, strict=True)
+            ],
+            "action": self._contract.kinds[detector.spec.kind].action,
+            "bundle": {
+                "name": self._origin.name,
+                "version": self._origin.version,
+                "digest": self._origin.digest,
+            },
+        }
+
+
+def monitor_release(release: Release) -> Monitor:
+    """A Monitor with the release's own models in onnxruntime."""
+    from axlebox.runtime.scorer import Scorer
+
+    manifest = release.manifest
+    detectors = {}
+    for spec in manifest.detectors:
+        scorer = Scorer(release.models[spec.model])
+        detector = detectors[spec.kind] = Detector(spec, scorer.score_rows)
+        if scorer.n_features != len(detector.feature_names):
+            raise Malformed(
+                f"{spec.model} takes {scorer.n_features} features, and feature set {spec.features.name} "
+                f"{spec.features.version} has {len(detector.feature_names)}"
+            )
+    return Monitor(manifest.contract, detectors, Origin(manifest.name, manifest.version, release.digest))

@@ -1,0 +1,176 @@
+"""Readings and how lines of text become readings: CSV and JSON lines, on both sides alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Struct
+
+MAX_LINE_BYTES = 4096
+_TIME, _SENSOR, _VALUE = "time", "sensor", "value"
+_PLAIN_LAYOUTS = {2: (_TIME, _VALUE), 3: (_TIME, _SENSOR, _VALUE)}
+_MAX_SENSOR_CHARS = 64
+# A day inside the years 1 to 9999, so that every time that is read can also be written, in UTC and rounded.
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
+
+class Reading(Struct, frozen=True, gc=False):
+    time: float
+    """POSIX seconds, UTC."""
+    sensor: str
+    value: float
+    """In the unit of the sensor's kind; NaN and infinities may occur and are the gate's business."""
+    line: int = 0
+    """Number of the line it came from, beginning with 1."""
+
+
+class BadLine(Struct, frozen=True, gc=False):
+    """A line that is no reading: it is counted and shown like any other invalid reading."""
+
+    line: int
+    reason: str
+
+
+class _JsonReading(Struct, frozen=True):
+    time: str
+    value: float | None
+    sensor: str | None = None
+
+
+def parse_time(text: str) -> float:
+    """POSIX seconds of an RFC 3339 time; without a zone it is UTC. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds = moment.timestamp()
+    if not _EARLIEST <= seconds <= _LATEST:
+        raise ValueError(f"{text} is at the edge of the calendar")
+    return seconds
+
+
+def format_time(seconds: float) -> str:
+    """RFC 3339 text of POSIX seconds, in UTC and to the microsecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+class LineReader:
+    """Turns lines into readings; the first line that says so decides on the format.
+
+    CSV is `time,value` or `time,sensor,value`, with or without a header (which may put the
+    columns in another order); JSON lines have the same names. A line that fits neither the
+    format nor its own field types becomes a BadLine, in its place.
+
+    >>> reader = LineReader("temperature")
+    >>> reader.read([b"2022-09-10T00:00:46, 108"])
+    [Reading(time=1662768046.0, sensor='temperature', value=108.0, line=1)]
+    """
+
+    def __init__(self, default_sensor: str) -> None:
+        self.format: str | None = None
+        """`csv` or `json lines`, once a line has shown it."""
+        self.columns: tuple[str, ...] = ()
+        self.has_header = False
+        self._default_sensor = default_sensor
+        self._line = 0
+        self._json = msgspec.json.Decoder(_JsonReading)
+
+    def read(self, lines: Iterable[bytes]) -> list[Reading | BadLine]:
+        """Readings and bad lines of the next lines, in order; blank lines and a header give nothing."""
+        out: list[Reading | BadLine] = []
+        for raw in lines:
+            self._line += 1
+            try:
+                reading = self._read_line(raw)
+            except ValueError as error:
+                out.append(BadLine(self._line, str(error)))
+                continue
+            if reading is not None:
+                out.append(reading)
+        return out
+
+    def _read_line(self, raw: bytes) -> Reading | None:
+        if len(raw) > MAX_LINE_BYTES:
+            raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+        try:
+            text = raw.decode("utf-8-sig" if self._line == 1 else "utf-8").strip()
+        except UnicodeDecodeError:
+            raise ValueError("not text (UTF-8)") from None
+        if not text:
+            return None
+        if self.format is None:
+            return self._read_first(text)
+        return self._read_csv(text) if self.columns else self._read_json(text)
+
+    def _read_first(self, text: str) -> Reading | None:
+        """Settle the format by this line, or raise and leave it to a later one."""
+        if text.startswith("{"):
+            reading = self._read_json(text)
+            self.format = "json lines"
+            return reading
+        cells = [cell.strip().strip('"').lower() for cell in text.split(",")]
+        if {_TIME, _VALUE} <= set(cells) <= {_TIME, _SENSOR, _VALUE} and len(set(cells)) == len(cells):
+            self.format, self.columns, self.has_header = "csv", tuple(cells), True
+            return None
+        self.columns = _PLAIN_LAYOUTS.get(len(cells), ())
+        if not self.columns:
+            raise ValueError(f"{_count(cells)}, expected 2 (time,value) or 3 (time,sensor,value)")
+        try:
+            reading = self._read_csv(text)
+        except ValueError:
+            self.columns = ()
+            raise
+        self.format = "csv"
+        return reading
+
+    def _read_csv(self, text: str) -> Reading:
+        cells = text.split(",")
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{_count(cells)}, expected {len(self.columns)} ({','.join(self.columns)})")
+        if len(cells) == 2 and not self.has_header:  # the quick way for the common case
+            time, value, sensor = cells[0], cells[1], self._default_sensor
+        else:
+            row = dict(zip(self.columns, cells, strict=True))
+            time, value = row[_TIME], row[_VALUE]
+            sensor = _sensor_id(row[_SENSOR].strip().strip('"')) if _SENSOR in row else self._default_sensor
+        return Reading(_time(time.strip().strip('"')), sensor, _number(value), self._line)
+
+    def _read_json(self, text: str) -> Reading:
+        try:
+            row = self._json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(f"not a JSON reading: {error}") from None
+        sensor = self._default_sensor if row.sensor is None else _sensor_id(row.sensor)
+        return Reading(_time(row.time), sensor, float("nan") if row.value is None else row.value, self._line)
+
+
+def _count(cells: Sequence[str]) -> str:
+    return f"{len(cells)} column{'' if len(cells) == 1 else 's'}"
+
+
+def _time(text: str) -> float:
+    try:
+        return parse_time(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is not a time (RFC 3339)") from None
+
+
+def _number(text: str) -> float:
+    """A value; NaN where the cell is empty. float() alone would take 1_0 for 10."""
+    bare = text.strip().strip('"')
+    if not bare:
+        return float("nan")
+    try:
+        if "_" in bare:
+            raise ValueError
+        return float(bare)
+    except ValueError:
+        raise ValueError(f"{bare[:40]!r} is not a number") from None
+
+
+def _sensor_id(text: str) -> str:
+    if not text or len(text) > _MAX_SENSOR_CHARS or not text.isprintable():
+        raise ValueError(f"{text[:40]!r} is not a sensor id (1 to {_MAX_SENSOR_CHARS} printable characters)")
+    return text

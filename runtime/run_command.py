@@ -1,0 +1,58 @@
+"""`axleboxd run`. Loads neither tuf nor cryptography: the release was verified when it was installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from axlebox.firmware_bundle.errors import NoData, PreflightFailed
+from axlebox.firmware_bundle.install import Vehicle
+from axlebox.runtime.commands import data_option
+from axlebox.runtime.daemon import Daemon, summary
+from axlebox.runtime.detector import monitor_release
+from axlebox.runtime.readings import LineReader
+from axlebox.runtime.sinks import open_sink
+from axlebox.runtime.sources import LineSource, StopSignal, open_source
+
+
+@click.command()
+@click.option("--source", default="stdin:", show_default=True, help="stdin: or file:PATH (replayed to its end).")
+@click.option(
+    "--sink", "sinks", multiple=True, default=("stdout:",), show_default=True, help="stdout: or file:PATH; repeatable."
+)
+@click.option("--readings", "with_readings", is_flag=True, help="Also write one line for every reading.")
+@data_option
+def run(source: str, sinks: tuple[str, ...], with_readings: bool, data: Path) -> None:
+    """Score every reading of SOURCE and write events as JSON lines.
+
+    Ends with the source, or on SIGTERM once everything that was read is answered. A summary goes
+    to stderr. Readings are CSV (time,value or time,sensor,value) or JSON lines.
+    """
+    stop = StopSignal()
+    vehicle = Vehicle.open(data)
+    handle = open_source(source)
+    opened = [open_sink(uri) for uri in sinks]
+    release = vehicle.start()
+
+    def healthy() -> bool:
+        try:
+            vehicle.healthy(release)
+        except PreflightFailed:  # an installation holds the lock; a try less is no reason to stop
+            return False
+        return True
+
+    daemon = Daemon(
+        monitor_release(release),
+        LineReader(release.manifest.contract.only_sensor()),
+        opened,
+        with_readings,
+        healthy,
+    )
+    totals = daemon.run(LineSource(handle, stop))
+    for sink in opened:
+        sink.close()
+    for line in summary(totals):
+        click.echo(f"axleboxd: {line}", err=True)
+    if totals.readings == totals.invalid and not stop.asked:
+        raise NoData(f"source {source} ended without one good reading")

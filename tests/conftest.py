@@ -1,0 +1,246 @@
+"""A world in memory: a small forest, keys made here, and bundles of any shape."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from securesystemslib.signer import CryptoSigner
+from sklearn.ensemble import IsolationForest
+from tuf.api.metadata import Metadata, Root
+
+from axlebox.export.forest_onnx import convert
+from axlebox.export.signing import ReleaseTime, build_bundle
+from axlebox.firmware_bundle.manifest import (
+    Contract,
+    DataFile,
+    DetectorSpec,
+    FeatureSet,
+    Golden,
+    GoldenRow,
+    Kind,
+    Lineage,
+    Manifest,
+    ParityProof,
+    encode,
+)
+from axlebox.firmware_bundle.trust import serialise
+from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.readings import Reading, format_time
+from axlebox.runtime.scorer import Scorer
+
+RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
+"""When the world's bundles were released."""
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def temps_csv() -> Path:
+    """The talk's readings; tests that use them are skipped where they are not there."""
+    path = SHARED_DATA / "temps.csv"
+    if not path.exists():
+        pytest.skip("the talk's readings (temps.csv) are not on this machine")
+    return path
+
+
+@dataclass
+class World:
+    """One fleet's keys, and what they sign."""
+
+    forest: IsolationForest
+    model: bytes
+    spec: DetectorSpec
+    contract: Contract
+    signers: dict[str, CryptoSigner] = field(default_factory=dict)
+
+    def signer(self, name: str) -> CryptoSigner:
+        """A key by name, made when it is first asked for."""
+        if name not in self.signers:
+            self.signers[name] = CryptoSigner.generate_ed25519()
+        return self.signers[name]
+
+    def root_metadata(
+        self,
+        version: int = 1,
+        root_keys: Sequence[str] = ("root",),
+        targets_keys: Sequence[str] = ("targets",),
+        threshold: int = 1,
+        signed_by: Sequence[str] | None = None,
+        expires: datetime = RELEASED + timedelta(days=36500),
+    ) -> Metadata[Root]:
+        root = Root(version=version, expires=expires, consistent_snapshot=False)
+        for role, names in {
+            "root": root_keys,
+            "targets": targets_keys,
+            "timestamp": ["build"],
+            "snapshot": ["build"],
+        }.items():
+            for name in names:
+                root.add_key(self.signer(name).public_key, role)
+            root.roles[role].threshold = threshold if role in ("root", "targets") else 1
+        metadata = Metadata(root)
+        for name in root_keys if signed_by is None else signed_by:
+            metadata.sign(self.signer(name), append=True)
+        return metadata
+
+    def root(self, **how: Any) -> bytes:
+        """A root file; see `root_metadata` for what can be asked for."""
+        return serialise(self.root_metadata(**how))
+
+    def manifest(self, version: int = 1, **changes: Any) -> Manifest:
+        plain: dict[str, Any] = {
+            "format": 1,
+            "name": "bearing-temp",
+            "version": version,
+            "hardware": ("any",),
+            "vehicles": (),
+            "min_sequence": 0,
+            "min_runtime": "0.1.0",
+            "contract": self.contract,
+            "detectors": (self.spec,),
+            "parity": {"model.onnx": ParityProof(1, 1, 1, 1, 1, 1, 1, 0, 0.0)},
+            "lineage": Lineage(
+                run="0123456789ab",
+                data=(DataFile("a.csv", "0" * 64, 10, 0),),
+                parameters={},
+                code={"axlebox": "0.1.0"},
+                versions={},
+            ),
+        }
+        return Manifest(**{**plain, **changes})
+
+    def golden(self) -> Golden:
+        """Twenty readings, every second one flagged, with the model's answers."""
+        values = [100.0 + number % 5 if number % 2 else 170.0 + number for number in range(20)]
+        readings = [Reading(1.7e9 + 60 * number, "temperature", value) for number, value in enumerate(values)]
+        monitor = Monitor(
+            self.contract, {"temperature": Detector(self.spec, Scorer(self.model).score_rows)}, Origin("x", 0, "0" * 64)
+        )
+        return Golden(
+            tuple(
+                GoldenRow(format_time(one.time), one.sensor, one.value, float(outcome.score or 0), outcome.flag)
+                for one, outcome in zip(readings, monitor.process(readings), strict=True)
+            )
+        )
+
+    def files(self, manifest: Manifest) -> dict[str, bytes]:
+        return {"manifest.json": encode(manifest), "golden.json": encode(self.golden()), "model.onnx": self.model}
+
+    def bundle(
+        self,
+        version: int = 1,
+        roots: dict[str, bytes] | None = None,
+        files: dict[str, bytes] | None = None,
+        targets_key: str = "targets",
+        released: datetime = RELEASED,
+        expires: datetime = RELEASED + timedelta(days=7300),
+        **manifest_changes: Any,
+    ) -> bytes:
+        """The bytes of a bundle file."""
+        return build_bundle(
+            files if files is not None else self.files(self.manifest(version, **manifest_changes)),
+            {"1.root.json": self.root()} if roots is None else roots,
+            version,
+            ReleaseTime(released, expires),
+            self.signer(targets_key),
+            self.signer("build"),
+        )
+
+
+@pytest.fixture(scope="session")
+def small_forest() -> tuple[IsolationForest, np.ndarray[Any, np.dtype[np.float32]]]:
+    """A fitted forest of ten trees on one feature, and its training rows (n, 1)."""
+    rows = np.random.default_rng(5).normal(100, 4, (400, 1)).round().astype(np.float32)
+    return IsolationForest(n_estimators=10, random_state=1, contamination=0.05).fit(rows), rows
+
+
+@pytest.fixture(scope="session")
+def world(small_forest: tuple[IsolationForest, Any]) -> World:
+    forest, _ = small_forest
+    return World(
+        forest=forest,
+        model=convert(forest, 1),
+        spec=DetectorSpec(
+            kind="temperature", model="model.onnx", features=FeatureSet("value", 1), threshold=-float(forest.offset_)
+        ),
+        contract=Contract(kinds={"temperature": Kind(action="look at the bearing")}),
+    )
+
+
+@dataclass(frozen=True)
+class Program:
+    """`axlebox` or `axleboxd` as a user calls it, in an environment without anything helpful."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+
+    def __call__(self, *words: object, cwd: Path | None = None, **how: Any) -> subprocess.CompletedProcess[str]:
+        how = {"capture_output": True, "text": True, "timeout": 300, **how}
+        return subprocess.run([*self.command, *map(str, words)], cwd=cwd, env=self.environment, check=False, **how)
+
+    def ok(self, *words: object, cwd: Path | None = None) -> str:
+        """The output of a call that must succeed."""
+        done = self(*words, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def plain_environment(home: Path) -> dict[str, str]:
+    """An empty HOME and a plain PATH; PYTHONPATH only where the tests themselves were given one."""
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    return {"HOME": str(home), "PATH": os.defpath, "LANG": "C.UTF-8", **kept}
+
+
+def make_program(name: str, module: str, home: Path, folder: Path) -> Program:
+    script = folder / name
+    start = [str(script)] if script.exists() else [sys.executable, "-c", f"from {module} import main; main()"]
+    return Program(tuple(start), plain_environment(home))
+
+
+@pytest.fixture(scope="session")
+def axlebox(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = Path(sys.executable).parent
+    return make_program("axlebox", "axlebox.export.cli", tmp_path_factory.mktemp("home"), folder)
+
+
+@pytest.fixture(scope="session")
+def axleboxd(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The vehicle's program, from an environment with nothing but the vehicle's packages where there is one."""
+    folder = Path(os.environ.get("AXLEBOX_TEST_VEHICLE_BIN", Path(sys.executable).parent))
+    return make_program("axleboxd", "axlebox.runtime.cli", tmp_path_factory.mktemp("vehicle-home"), folder)
+
+
+@pytest.fixture(scope="session")
+def exported(axlebox: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace after init, simulate, ingest, train, keys and export; tests must not change it."""
+    folder = tmp_path_factory.mktemp("exported") / "fleet"
+    axlebox.ok("init", folder)
+    axlebox.ok("simulate", folder.parent / "readings.csv", "--vehicles", 1, "--bearings", 2, "--days", 6)
+    axlebox.ok("ingest", folder.parent / "readings.csv", cwd=folder)
+    axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=folder)
+    axlebox.ok("keys", "init", "--single", cwd=folder)
+    axlebox.ok("export", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the exported workspace that a test may change."""
+    return Path(shutil.copytree(exported, tmp_path / "fleet"))
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path) -> dict[str, str]:
+    """An environment with nothing helpful in it; its HOME is an empty folder."""
+    return plain_environment(tmp_path / "home")

@@ -1,0 +1,213 @@
+"""`axlebox export`, keys, verify, inspect and score, as their users call them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axlebox.export.releases import read_releases
+from axlebox.export.schema import manifest_schema
+from axlebox.firmware_bundle.container import unpack
+from axlebox.training.runs import load_forest, open_run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def bundle_of(folder: Path) -> Path:
+    (path,) = (folder / "dist").glob("*.axb")
+    return path
+
+
+def test_a_bundle_can_be_listed_and_unpacked_by_tar(exported: Path, tmp_path: Path) -> None:
+    subprocess.run(["tar", "xf", bundle_of(exported), "-C", tmp_path], check=True)
+    unpacked = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert unpacked == unpack(bundle_of(exported).read_bytes())
+    assert set(unpacked) == {
+        "1.root.json", "golden.json", "manifest.json", "model.onnx", "snapshot.json", "targets.json", "timestamp.json",
+    }  # fmt: skip
+
+
+def test_the_manifest_carries_the_proof_and_the_lineage(exported: Path) -> None:
+    manifest = json.loads(unpack(bundle_of(exported).read_bytes())["manifest.json"])
+    run = open_run(exported / "runs", None)
+    proof = manifest["parity"]["model.onnx"]
+    assert proof["flags_differing"] == 0 and proof["boundary_rows"] > 0 and proof["offsets"] > 0
+    assert manifest["lineage"]["run"] == run.folder.name
+    assert json.loads((run.folder / "parity.json").read_text()) == manifest["parity"]
+
+
+def test_the_published_schema_is_the_current_one() -> None:
+    assert (REPOSITORY / "docs/manifest.schema.json").read_text() == manifest_schema()
+
+
+def test_golden_readings_hold_scikit_learn_s_answers(exported: Path) -> None:
+    rows = json.loads(unpack(bundle_of(exported).read_bytes())["golden.json"])["rows"]
+    forest = load_forest(open_run(exported / "runs", None).folder / "forest.skops")
+    values = np.array([[row[2]] for row in rows], dtype=np.float32)
+    assert [row[4] for row in rows] == (forest.predict(values) == -1).tolist()
+    assert np.abs(np.array([row[3] for row in rows]) + forest.score_samples(values)).max() <= 1e-15
+    assert {row[4] for row in rows} == {True, False}
+
+
+def test_the_same_inputs_and_release_time_give_the_same_bytes(axlebox: Any, copied: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copied, tmp_path / "other"))
+    fixed = type(axlebox)(axlebox.command, {**axlebox.environment, "SOURCE_DATE_EPOCH": "1767225600"})
+    made = []
+    for folder in (copied, other):
+        fixed.ok("export", cwd=folder)
+        made.append((folder / "dist/fleet-2.axb").read_bytes())
+    assert made[0] == made[1]
+    assert read_releases(copied / "releases.jsonl")[-1].released == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_every_export_takes_the_next_version(axlebox: Any, copied: Path) -> None:
+    axlebox.ok("export", cwd=copied)
+    assert [line.version for line in read_releases(copied / "releases.jsonl")] == [1, 2]
+    assert sorted(path.name for path in (copied / "dist").iterdir()) == ["fleet-1.axb", "fleet-2.axb"]
+
+
+def run_with(axlebox: Any, change: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """axlebox in a process in which `change` was executed first."""
+    code = f"{change}\nfrom axlebox.export.cli import main; main()\n"
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, cwd=cwd, env=axlebox.environment, capture_output=True, text=True, check=False)
+
+
+def test_one_differing_flag_stops_the_export_with_50_and_leaves_no_bundle(axlebox: Any, copied: Path) -> None:
+    shutil.rmtree(copied / "dist")
+    off = (
+        "from axlebox.export import forest_onnx\n"
+        "right = forest_onnx.find_cut\n"
+        "forest_onnx.find_cut = lambda forest: right(forest) * 0.98\n"
+    )
+    done = run_with(axlebox, off, "export", cwd=copied)
+    assert done.returncode == 50 and "flags differ" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (copied / "dist").exists()
+    assert len(read_releases(copied / "releases.jsonl")) == 1
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_killed_export_leaves_no_half_bundle_and_never_one_version_twice(
+    axlebox: Any, copied: Path, call: int
+) -> None:
+    kill = (
+        "import os, signal\n"
+        "from axlebox.firmware_bundle import disk\n"
+        "real, count = os.replace, [0]\n"
+        "def replace(old, new):\n"
+        "    count[0] += 1\n"
+        f"    if count[0] == {call}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(old, new)\n"
+        "disk.os.replace = replace\n"
+    )
+    assert run_with(axlebox, kill, "export", cwd=copied).returncode == -9
+    before = {path.name: path.read_bytes() for path in (copied / "dist").glob("*.axb")}
+    for path in (copied / "dist").glob("*.axb"):
+        axlebox.ok("verify", path, cwd=copied)
+    axlebox.ok("export", cwd=copied)
+    after = {path.name: path.read_bytes() for path in (copied / "dist").glob("*.axb")}
+    assert before.items() <= after.items() and len(after) == len(before) + 1
+    versions = [line.version for line in read_releases(copied / "releases.jsonl")]
+    assert versions == sorted(set(versions))
+
+
+def test_export_without_keys_or_runs_says_what_to_do(axlebox: Any, copied: Path) -> None:
+    shutil.rmtree(copied / "trust")
+    done = axlebox("export", cwd=copied)
+    assert done.returncode == 20 and "DO: axlebox keys init" in done.stderr
+    shutil.rmtree(copied / "runs")
+    done = axlebox("export", cwd=copied)
+    assert done.returncode == 2 and "DO: axlebox train" in done.stderr
+    assert axlebox("export", "feedfacecafe", cwd=copied).returncode == 2
+
+
+def test_keys_are_private_and_are_not_made_twice(axlebox: Any, copied: Path) -> None:
+    assert {path.stat().st_mode & 0o777 for path in (copied / "keys").iterdir()} == {0o600}
+    before = {path: path.read_bytes() for path in (copied / "keys").iterdir()}
+    done = axlebox("keys", "init", "--single", cwd=copied)
+    assert done.returncode == 2 and "nothing was written" in done.stderr
+    assert {path: path.read_bytes() for path in (copied / "keys").iterdir()} == before
+    listed = json.loads(axlebox.ok("keys", "list", "--json", cwd=copied))["keys"]
+    assert {one["role"] for one in listed} == {"root", "targets", "snapshot", "timestamp"}
+
+
+def test_no_secret_is_in_a_bundle_or_on_the_screen(axlebox: Any, exported: Path) -> None:
+    secrets = [
+        "".join(path.read_text().splitlines()[1:-1])[-40:].encode() for path in (exported / "keys").glob("*.pem")
+    ]
+    shown = axlebox.ok("keys", "list", cwd=exported) + axlebox.ok("inspect", bundle_of(exported), cwd=exported)
+    for path in exported.rglob("*"):
+        if path.is_file() and path.parent.name != "keys":
+            assert not any(secret in path.read_bytes() for secret in secrets), path
+    assert not any(secret.decode() in shown for secret in secrets)
+
+
+def test_a_spoiled_key_file_is_refused_without_being_quoted(axlebox: Any, copied: Path) -> None:
+    (copied / "keys/targets.pem").write_text("-----BEGIN PRIVATE KEY-----\nsecretsecret\n")
+    done = axlebox("export", cwd=copied)
+    assert done.returncode == 2 and "targets.pem" in done.stderr and "secretsecret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [((), 0), (("--hardware", "rail-a"), 0), (("--vehicle", "T1"), 0)],
+)
+def test_verify_says_one_line_when_all_is_well(axlebox: Any, exported: Path, words: tuple[str, ...], code: int) -> None:
+    done = axlebox("verify", bundle_of(exported), "--trust", exported / "trust/root.json", *words)
+    assert done.returncode == code and len(done.stdout.splitlines()) == 1
+    assert "fleet 1: good, signed 1 of 1" in done.stdout
+
+
+def test_verify_refuses_a_damaged_bundle_and_a_foreign_root(axlebox: Any, exported: Path, tmp_path: Path) -> None:
+    data = bytearray(bundle_of(exported).read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged = tmp_path / "damaged.axb"
+    damaged.write_bytes(data)
+    done = axlebox("verify", damaged, cwd=exported)
+    assert done.returncode == 12 and len(done.stderr.splitlines()) == 1
+    axlebox.ok("init", tmp_path / "foreign")
+    axlebox.ok("keys", "init", "--single", cwd=tmp_path / "foreign")
+    done = axlebox("verify", bundle_of(exported), "--trust", tmp_path / "foreign/trust/root.json")
+    assert done.returncode == 11
+    assert axlebox("verify", exported / "README.md", cwd=exported).returncode == 15
+
+
+def test_inspect_shows_everything_in_words_and_in_json(axlebox: Any, exported: Path) -> None:
+    words = axlebox.ok("inspect", bundle_of(exported), cwd=exported)
+    record = json.loads(axlebox.ok("inspect", bundle_of(exported), "--json", cwd=exported))
+    for shown in (record["digest"], record["run"], *record["data"].values(), record["code"]["source_sha256"]):
+        assert shown in words
+
+
+def test_score_answers_every_line_as_scikit_learn_does(axlebox: Any, exported: Path, tmp_path: Path) -> None:
+    run = open_run(exported / "runs", None)
+    lines = (run.folder / "held_out.csv").read_text().splitlines()
+    lines.insert(3, "garbage")
+    (tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    said = axlebox.ok("score", bundle_of(exported), tmp_path / "in.csv", "-o", tmp_path / "out.csv", cwd=exported)
+    assert "1 invalid" in said and "invalid line 4: 1 column" in said
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["time", "sensor", "value", "status", "score", "flag", "event"]
+    assert len(rows) == len(lines) - 1 and rows[2]["status"] == "invalid"
+    good = [row for row in rows if row["status"] == "ok"]
+    values = np.array([[float(row["value"])] for row in good], dtype=np.float32)
+    forest = load_forest(run.folder / "forest.skops")
+    assert [row["flag"] == "1" for row in good] == (forest.predict(values) == -1).tolist()
+    assert all(bool(row["event"]) == (row["flag"] == "1") for row in good)
+
+
+def test_score_of_a_file_without_readings_writes_nothing(axlebox: Any, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("nothing\nhere\n")
+    done = axlebox("score", bundle_of(exported), tmp_path / "in.csv", "-o", tmp_path / "out.csv", cwd=exported)
+    assert done.returncode == 15 and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]

@@ -1,0 +1,446 @@
+"""`axleboxd run` as a process: lines in, events out, an orderly end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from axlebox.firmware_bundle.install import Identity, Vehicle
+from axlebox.runtime.daemon import Daemon, Totals, summary
+from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.readings import LineReader
+from axlebox.runtime.sources import LineSource, StopSignal
+from axlebox.runtime.version import VERSION
+
+AXLEBOXD = [sys.executable, "-c", "from axlebox.runtime.cli import main; main()"]
+RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
+PATIENCE_S = 60
+"""Only a daemon that hangs takes this long."""
+
+GOOD = b"2026-04-01T00:00:00,100\n"
+HOT = b"2026-04-01T00:01:00,300\n"
+COOL = b"2026-04-01T00:02:00,100\n"
+
+
+@pytest.fixture
+def vehicle(world: Any, tmp_path: Path) -> Vehicle:
+    """A provisioned vehicle with release 1 on trial."""
+    box = Vehicle.provision(tmp_path / "data", world.root(), Identity("TRAIN-204", "edge-1"))
+    path = tmp_path / "bundle.axb"
+    path.write_bytes(world.bundle())
+    box.install(path, lambda slot: "ok", VERSION, RELEASED, say=lambda line: None)
+    return box
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(vehicle: Vehicle) -> Iterator[Start]:
+    """Starts `axleboxd run` on the vehicle, with pipes on all three descriptors."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(*words: str, **how: Any) -> subprocess.Popen[bytes]:
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        process = subprocess.Popen(
+            [*AXLEBOXD, "run", "--data", str(vehicle.data), *words], bufsize=0, **{**pipes, **how}
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[bytes], data: bytes = b"") -> tuple[int, list[dict[str, Any]], str]:
+    """Give the rest of the input and close it: exit code, the lines of stdout, stderr."""
+    out, err = process.communicate(data or None, timeout=PATIENCE_S)
+    return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
+
+
+def answer(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The next line that the daemon writes; waits for it."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, "the daemon ended without an answer"
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def give(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Write to the daemon's stdin; a short text arrives in one piece."""
+    assert process.stdin is not None
+    process.stdin.write(data)
+
+
+# -- sources, sinks, outputs ----------------------------------------------------------------------
+
+
+def test_a_file_is_replayed_to_its_end(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "readings.csv"
+    path.write_bytes(b"time,value\n" + GOOD + HOT + COOL.rstrip(b"\n"))
+    code, lines, err = finish(start("--source", f"file:{path}"))
+    assert code == 0
+    assert [(line["type"], line["state"], line["time"]) for line in lines] == [
+        ("anomaly", "raised", "2026-04-01T00:01:00Z"),
+        ("anomaly", "cleared", "2026-04-01T00:02:00Z"),
+    ]
+    assert err == "axleboxd: 3 readings, 1 flagged, 1 events, 0 invalid\n"
+
+
+def test_stdin_is_the_source_and_stdout_the_sink_by_default(start: Start) -> None:
+    code, lines, _ = finish(start(), GOOD + HOT)
+    assert code == 0
+    assert [line["value"] for line in lines] == [300.0]
+
+
+def test_every_flag_of_a_replay_is_scikit_learns(start: Start, world: Any) -> None:
+    values = np.random.default_rng(9).normal(100, 8, 2000).round(3)
+    data = b"".join(b"%s,%s\n" % (_time(number), str(value).encode()) for number, value in enumerate(values))
+    code, lines, _ = finish(start("--readings"), data)
+    flags = [line["flag"] for line in lines if line["type"] == "reading"]
+    assert code == 0
+    assert flags == (world.forest.predict(values.astype(np.float32)[:, None]) == -1).tolist()
+    assert set(flags) == {True, False}
+
+
+def _time(second: int) -> bytes:
+    return f"2026-04-01T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}".encode()
+
+
+def test_readings_adds_one_line_for_every_line_of_input_in_order(start: Start) -> None:
+    code, lines, err = finish(start("--readings"), GOOD + b"nonsense\n" + GOOD + b"2026-04-01T00:00:30,\n" + HOT)
+    assert code == 0
+    readings = [line for line in lines if line["type"] == "reading"]
+    assert [(line["status"], line["value"], line["flag"]) for line in readings] == [
+        ("ok", 100.0, False),
+        ("invalid", None, False),
+        ("invalid", 100.0, False),
+        ("invalid", None, False),
+        ("ok", 300.0, True),
+    ]
+    assert [line.get("line") for line in readings] == [None, 2, 3, 4, None]
+    assert set(readings[0]) == {"type", "time", "sensor", "value", "status", "score", "flag", "event"}
+    assert readings[1]["sensor"] is None
+    assert err.splitlines() == [
+        "axleboxd: 5 readings, 1 flagged, 1 events, 3 invalid",
+        "axleboxd:   invalid line 2: 1 column, expected 2 (time,value)",
+        "axleboxd:   invalid line 3: its time repeats 2026-04-01T00:00:00Z",
+        "axleboxd:   invalid line 4: its value is nan",
+    ]
+
+
+def test_events_stand_before_the_reading_that_caused_them(start: Start) -> None:
+    _, lines, _ = finish(start("--readings"), GOOD + HOT)
+    assert [line["type"] for line in lines] == ["reading", "anomaly", "reading"]
+    assert lines[2]["event"] == lines[1]["id"]
+
+
+def test_a_reading_at_the_edge_of_the_calendar_does_not_end_the_daemon(start: Start) -> None:
+    code, lines, err = finish(start("--readings"), GOOD + b"9999-12-31T23:59:59-12:00,100\n")
+    assert code == 0, err
+    assert len(lines) >= 2
+
+
+def test_every_sink_gets_everything(start: Start, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    code, lines, _ = finish(start("--sink", f"file:{one}", "--sink", f"file:{two}"), GOOD + HOT)
+    assert (code, lines) == (0, [])
+    assert one.read_bytes() == two.read_bytes()
+    assert json.loads(one.read_bytes())["state"] == "raised"
+
+
+def test_json_lines_are_read_as_well(start: Start) -> None:
+    code, lines, _ = finish(start(), b'{"time":"2026-04-01T00:00:00Z","sensor":"axle-7","value":300}\n')
+    assert code == 0
+    assert [line["sensor"] for line in lines] == ["axle-7"]
+
+
+# -- how it ends ----------------------------------------------------------------------------------
+
+
+def test_without_a_release_it_says_what_to_do(world: Any, tmp_path: Path) -> None:
+    empty = Vehicle.provision(tmp_path / "empty", world.root(), Identity("TRAIN-204", "edge-1"))
+    done = subprocess.run(
+        [*AXLEBOXD, "run", "--data", str(empty.data)], input=GOOD, capture_output=True, check=False, timeout=PATIENCE_S
+    )
+    assert (done.returncode, done.stdout) == (20, b"")
+    assert done.stderr == b"axleboxd: no release installed. DO: axleboxd install\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"time,value\n", b"nonsense\n", b"2026-04-01T00:00:00,nan\n"])
+def test_a_source_without_one_good_reading_ends_with_41(start: Start, data: bytes) -> None:
+    code, _, err = finish(start(), data)
+    assert code == 41
+    assert err.endswith("axleboxd: source stdin: ended without one good reading\n")
+
+
+def test_a_damaged_release_is_not_started(start: Start, vehicle: Vehicle) -> None:
+    (model,) = vehicle.data.glob("slots/*/model.onnx")
+    model.write_bytes(model.read_bytes()[:-1])
+    code, lines, err = finish(start(), GOOD)
+    assert (code, lines) == (12, [])
+    assert "is damaged: model.onnx differs" in err
+
+
+@pytest.mark.parametrize("words", [["--source", "can:"], ["--sink", "lamp:"], ["--source", "file:/no/such/file"]])
+def test_a_wrong_uri_ends_with_2_and_costs_the_release_no_try(start: Start, vehicle: Vehicle, words: list[str]) -> None:
+    code, _, err = finish(start(*words), GOOD)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert vehicle.state().tries == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_with_stdin_open_ends_in_order_with_every_whole_line_answered(start: Start, number: int) -> None:
+    process = start("--readings")
+    lines = [b"%s,100\n" % _time(second) for second in range(200)]
+    give(process, b"".join(lines))
+    answers = [answer(process) for _ in lines]
+    process.send_signal(number)
+    code = process.wait(PATIENCE_S)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert (code, process.stdout.read()) == (0, b"")
+    assert [line["time"].encode() for line in answers] == [_time(second) + b"Z" for second in range(200)]
+    assert process.stderr.read() == b"axleboxd: 200 readings, 0 flagged, 0 events, 0 invalid\n"
+
+
+def test_a_stop_in_the_middle_of_a_line_does_not_score_the_half_and_says_so(start: Start) -> None:
+    process = start("--readings")
+    half = b"2026-04-01T00:01:00,30"
+    give(process, GOOD + half)
+    assert answer(process)["value"] == 100.0
+    process.terminate()
+    code = process.wait(PATIENCE_S)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert (code, process.stdout.read()) == (0, b"")
+    assert process.stderr.read().decode().splitlines() == [
+        "axleboxd: 1 readings, 0 flagged, 0 events, 0 invalid",
+        f"axleboxd:   the last line had not ended when the stop came: its {len(half)} bytes are not scored",
+    ]
+
+
+def test_a_stop_before_any_reading_is_no_failure(start: Start, tmp_path: Path) -> None:
+    process = start("--readings")
+    give(process, b"nonsense\n")
+    assert answer(process)["state"] == "invalid"
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_reader_of_stdout_that_has_gone_ends_the_daemon_without_a_traceback(start: Start) -> None:
+    process = start("--readings")
+    give(process, GOOD)
+    answer(process)
+    assert process.stdout is not None
+    process.stdout.close()
+    give(process, HOT)
+    assert process.wait(PATIENCE_S) == 30
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_full_sink_is_one_line(start: Start) -> None:
+    code, _, err = finish(start("--sink", "file:/dev/full"), HOT)
+    assert code == 30
+    assert err == "axleboxd: sink file:/dev/full: No space left on device\n"
+
+
+def test_a_closed_stdin_is_no_data_and_no_endless_wait(start: Start) -> None:
+    """As `axleboxd run <&-` does; descriptor 0 is then free for whoever opens a file next."""
+    process = start(stdin=None, preexec_fn=lambda: os.close(0))
+    try:
+        code = process.wait(10)
+    except subprocess.TimeoutExpired:
+        pytest.fail("the daemon waits for ever")
+    assert code in (2, 41)
+    assert process.stderr is not None
+    assert process.stderr.read().count(b"\n") <= 2
+
+
+# -- tries ----------------------------------------------------------------------------------------
+
+
+def test_a_start_costs_a_try_until_it_has_ended_in_order(start: Start, vehicle: Vehicle) -> None:
+    process = start("--readings")
+    give(process, GOOD)
+    answer(process)
+    assert vehicle.state().tries == 2
+    assert finish(process)[0] == 0
+    assert vehicle.state().tries == 3
+
+
+def test_a_release_that_dies_three_times_is_left(start: Start, vehicle: Vehicle) -> None:
+    for tries in (2, 1, 0):
+        process = start("--readings")
+        give(process, GOOD)
+        answer(process)
+        process.kill()
+        process.wait()
+        assert vehicle.state().tries == tries
+    code, _, err = finish(start(), GOOD)
+    assert code == 20
+    assert "no release installed" in err
+
+
+def test_another_command_at_work_on_the_vehicle_does_not_end_a_daemon_that_runs(start: Start, vehicle: Vehicle) -> None:
+    """`axleboxd install` holds the lock for as long as its self-test takes."""
+    process = start("--readings")
+    give(process, GOOD)
+    answer(process)
+    with open(vehicle.data / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, lines, err = finish(process, HOT)
+    assert [line["type"] for line in lines] == ["anomaly", "reading"]
+    assert code == 0, err
+    assert "2 readings, 1 flagged, 1 events, 0 invalid" in err
+
+
+# -- what it does not do --------------------------------------------------------------------------
+
+_RUN_AND_LIST = """
+import sys
+from axlebox.runtime.run_command import run
+run.main(sys.argv[1:], standalone_mode=False)
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_the_process_never_loads_what_verifies_or_trains(vehicle: Vehicle) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_AND_LIST, "--data", str(vehicle.data), "--readings"],
+        input=GOOD + HOT,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.stdout.count(b"\n") == 3
+    tops = {name.partition(".")[0] for name in done.stderr.decode().splitlines()[-1].split()}
+    assert {"numpy", "onnxruntime", "msgspec"} <= tops
+    assert tops & {"tuf", "securesystemslib", "cryptography", "pandas", "sklearn", "scipy", "onnx", "kedro"} == set()
+
+
+def test_nothing_is_written_outside_the_data_folder(start: Start, empty_home: dict[str, str]) -> None:
+    environment = empty_home | {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    code, lines, err = finish(start(env=environment, cwd=empty_home["HOME"]), GOOD + HOT)
+    assert code == 0, err
+    assert len(lines) == 1
+    assert [str(path) for path in Path(empty_home["HOME"]).rglob("*")] == []
+
+
+# -- the loop itself ------------------------------------------------------------------------------
+
+
+class ListSink:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bytes] = []
+
+    def write(self, lines: bytes) -> None:
+        self.blocks.append(lines)
+
+    def close(self) -> None:
+        pass
+
+
+class ListSource(LineSource):
+    """Gives batches that were thought out before, and tells when each one is asked for."""
+
+    def __init__(self, batches: list[list[bytes]], before: Callable[[int], None] = lambda number: None) -> None:
+        self._batches = batches
+        self._before = before
+        self.cut_bytes = 0
+
+    def batches(self) -> Iterator[list[bytes]]:
+        for number, batch in enumerate(self._batches):
+            self._before(number)
+            yield batch
+
+
+def daemon(world: Any, sink: ListSink, healthy: Callable[[], bool] = lambda: True) -> Daemon:
+    def above_150(rows: Any) -> Any:
+        return rows[:, 0].astype(np.float64), rows[:, 0] > 150
+
+    detector = Detector(world.spec, above_150)
+    monitor = Monitor(world.contract, {"temperature": detector}, Origin("bearing-temp", 1, "0" * 64))
+    return Daemon(monitor, LineReader("temperature"), [sink], False, healthy)
+
+
+def test_the_events_of_a_batch_are_with_the_sink_before_the_next_batch_is_asked_for(world: Any) -> None:
+    sink = ListSink()
+    seen: list[int] = []
+    source = ListSource([[HOT], [COOL]], lambda number: seen.append(len(sink.blocks)))
+    daemon(world, sink).run(source)
+    assert seen == [0, 1]
+    assert len(sink.blocks) == 2
+
+
+def test_a_batch_without_events_writes_nothing(world: Any) -> None:
+    sink = ListSink()
+    daemon(world, sink).run(ListSource([[GOOD], [HOT]]))
+    assert [block.count(b"\n") for block in sink.blocks] == [1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [([True], [1075.0]), ([False, True], [1075.0, 1100.0])],
+    ids=["told once", "told again where it could not be noted"],
+)
+def test_a_start_is_healthy_after_a_minute(
+    world: Any, monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: list[float]
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("axlebox.runtime.daemon.monotonic", lambda: clock[0])
+    calls: list[float] = []
+
+    def wait(number: int) -> None:
+        clock[0] += 25
+
+    def healthy() -> bool:
+        calls.append(clock[0])
+        return answers[len(calls) - 1]
+
+    daemon(world, ListSink(), healthy).run(ListSource([[b""]] * 5, wait))
+    assert calls == expected
+
+
+def test_totals_name_the_first_few_invalid_lines_and_count_the_others(world: Any) -> None:
+    totals = daemon(world, ListSink()).run(ListSource([[GOOD, *[b"nonsense"] * 8, HOT]]))
+    assert (totals.readings, totals.invalid, totals.flags, totals.events) == (10, 8, 1, 1)
+    lines = summary(totals)
+    assert lines[0] == "10 readings, 1 flagged, 1 events, 8 invalid"
+    assert [line.split(":")[0] for line in lines[1:-1]] == [f"  invalid line {number}" for number in (2, 3, 4, 5, 6)]
+    assert lines[-1] == "  and 3 more"
+
+
+def test_two_runs_do_not_share_their_totals() -> None:
+    one, two = Totals(), Totals()
+    one.invalid_lines.append("1: x")
+    assert two.invalid_lines == []
+
+
+def test_a_stop_signal_is_noted_and_the_process_goes_on() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = StopSignal()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""With an empty HOME and no helpful variables: nothing appears there, and no connection leaves the machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOCAL = re.compile(r"AF_UNIX|AF_NETLINK|inet_addr\(\"127\.|\"::1\"")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Any:
+    """Run a program under strace; returns its addresses outside this machine."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("strace is not installed")
+    if subprocess.run([strace, "-o", "/dev/null", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+
+    def function(program: Any, *words: object, cwd: Path) -> list[str]:
+        log = tmp_path / "network.log"
+        traced = type(program)(
+            (
+                strace,
+                "-f",
+                "--seccomp-bpf",
+                "-qq",
+                "-e",
+                "trace=connect,sendto,sendmsg",
+                "-o",
+                str(log),
+                *program.command,
+            ),
+            program.environment,
+        )
+        traced.ok(*words, cwd=cwd)
+        return [line for line in log.read_text().splitlines() if "sa_family=" in line and not LOCAL.search(line)]
+
+    return function
+
+
+def test_the_watch_sees_a_connection_that_is_tried(watched: Any, axlebox: Any, tmp_path: Path) -> None:
+    """192.0.2.0/24 is kept for documentation (RFC 5737); the socket does not wait for an answer."""
+    code = (
+        "import socket\ns = socket.socket()\ns.setblocking(False)\n"
+        "try: s.connect(('192.0.2.1', 9))\nexcept OSError: pass\n"
+    )
+    program = type(axlebox)(("python3", "-c", code), axlebox.environment)
+    assert len(watched(program, cwd=tmp_path)) == 1
+
+
+def test_training_and_export_are_silent(watched: Any, axlebox: Any, copied: Path) -> None:
+    for words in (("train",), ("export",)):
+        assert watched(axlebox, *words, cwd=copied) == []
+    assert list(Path(axlebox.environment["HOME"]).rglob("*")) == []
+
+
+def test_the_vehicle_is_silent(watched: Any, axleboxd: Any, exported: Path, tmp_path: Path) -> None:
+    data = tmp_path / "vehicle"
+    run = exported / "runs" / (exported / "runs/latest").read_text().strip()
+    for words in (
+        ("provision", "--trust", exported / "trust/root.json", "--vehicle", "T1", "--hardware", "a"),
+        ("install", exported / "dist/fleet-1.axb", "--yes"),
+        ("selftest",),
+        ("run", "--source", f"file:{run / 'held_out.csv'}"),
+    ):
+        assert watched(axleboxd, *words, "--data", data, cwd=tmp_path) == []
+    assert list(Path(axleboxd.environment["HOME"]).rglob("*")) == []

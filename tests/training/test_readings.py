@@ -1,0 +1,145 @@
+"""Bad files: a one-line error, or a counted and shown repair with the line's number; never a silent drop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
+from axlebox.training.contract import load_contract
+from axlebox.training.readings import Checked, FileFacts, Invalid, ingest, load_current
+from axlebox.training.workspace import Workspace, init_workspace
+
+Ingest = Callable[[str | bytes], tuple[FileFacts, list[Invalid]]]
+
+GOOD = "2022-09-10T00:00:00, 1\n2022-09-10T00:05:00, 2\n"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return init_workspace(tmp_path / "fleet")
+
+
+@pytest.fixture
+def take_in(workspace: Workspace, tmp_path: Path) -> Ingest:
+    """Ingest one file with this content."""
+
+    def function(content: str | bytes) -> tuple[FileFacts, list[Invalid]]:
+        path = tmp_path / "readings.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        (found,) = ingest(workspace, load_contract(workspace.contract_path), [path])
+        return found
+
+    return function
+
+
+def current(workspace: Workspace) -> Checked:
+    return load_current(workspace, load_contract(workspace.contract_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no reading found in 0 lines"),
+        (b"\n\n", "no reading found"),
+        (b"\x00\xff\x80" * 50, "line 1: not text"),
+        ("a,b\nc,d\n", "line 1: 'a' is not a time"),
+        ("time,value\n", "no reading found"),
+        ("2022-09-10,1,2,3\n" * 3, "line 1: 4 columns, expected 2"),
+        ("2022-09-10T00:00:00;1\n", "line 1: 1 column"),
+        ("2022-09-10T00:00:00,nan\n", "line 1: its value is nan"),
+    ],
+)
+def test_a_file_without_a_reading_is_refused_and_nothing_changes(
+    take_in: Ingest, workspace: Workspace, content: str | bytes, reason: str
+) -> None:
+    take_in(GOOD)
+    with pytest.raises(Malformed) as caught:
+        take_in(content)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    assert len(current(workspace).readings) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("2022-09-10T00:02:00, broken", "'broken' is not a number"),
+        ("2022-09-10T00:02:00", "1 column, expected 2"),
+        ("2022-09-10T00:02:00,1,2", "3 columns, expected 2"),
+        ("2022-09-10T00:00:00, 5", "repeats"),
+        ("2022-09-09T00:00:00, 5", "goes back"),
+        ("2022-09-10T00:02:00, NaN", "its value is nan"),
+        ("2022-09-10T00:02:00, ", "its value is nan"),
+        ("2022-09-10T00:02:00, inf", "its value is inf"),
+        ("yesterday, 5", "is not a time"),
+    ],
+)
+def test_a_bad_row_in_the_middle_is_counted_and_shown_with_its_number(
+    take_in: Ingest, workspace: Workspace, row: str, reason: str
+) -> None:
+    first, second = GOOD.splitlines()
+    facts, invalid = take_in(f"{first}\n{row}\n{second}\n")
+    assert (facts.rows, facts.invalid) == (3, 1)
+    assert [(one.line, reason in one.reason) for one in invalid] == [(2, True)]
+    checked = current(workspace)
+    assert [one.value for one in checked.readings] == [1, 2]
+    assert checked.files[0].invalid == 1
+
+
+def test_a_missing_file_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.csv"):
+        ingest(workspace, load_contract(workspace.contract_path), [tmp_path / "none.csv"])
+
+
+def test_the_copy_is_named_by_its_content_and_ingesting_again_adds_nothing(
+    take_in: Ingest, workspace: Workspace
+) -> None:
+    take_in(GOOD)
+    take_in(GOOD)
+    digest = hashlib.sha256(GOOD.encode()).hexdigest()
+    assert {path.name for path in workspace.raw.iterdir()} == {".gitkeep", "current.json", f"{digest}.csv"}
+
+
+def test_a_copy_that_was_changed_is_noticed(take_in: Ingest, workspace: Workspace) -> None:
+    take_in(GOOD)
+    (copy,) = workspace.raw.glob("*.csv")
+    copy.write_text(GOOD.replace("2\n", "3\n"))
+    with pytest.raises(Malformed, match="was changed"):
+        current(workspace)
+
+
+def test_facts_say_what_was_read_and_guessed(take_in: Ingest) -> None:
+    rows = [f"2022-09-10T00:{minute:02}:00Z,{value}\n" for minute, value in ((0, 7), (5, 8), (10, 8), (15, 8), (55, 9))]
+    facts, _ = take_in("time,value\n" + "".join(rows))
+    assert (facts.header, facts.format, facts.rows, facts.sensors) == (True, "csv", 5, 1)
+    assert (facts.period_s, facts.gaps, facts.longest_stuck) == (300, 1, 3)
+    assert (facts.lowest, facts.highest) == (7, 9)
+
+
+def test_a_line_without_end_does_not_fill_the_memory(take_in: Ingest) -> None:
+    _, invalid = take_in(GOOD + "9" * 5_000_000 + "\n2022-09-10T00:10:00,3\n")
+    assert [(one.line, "longer than" in one.reason) for one in invalid] == [(3, True)]
+
+
+def test_the_talk_s_file_loses_no_reading(take_in: Ingest, temps_csv: Path) -> None:
+    facts, invalid = take_in(temps_csv.read_bytes())
+    assert (facts.rows, facts.header, invalid) == (5832, False, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("kinds: {temperature: {warm: 3}}", "warm"),
+        ("kinds: {temperature: {warn: 90}}", "kinds.temperature.warn: not supported yet"),
+        ("kinds: {temperature: {}}\nsensors: {a: {kind: oil}}", "'oil' is not one of the kinds"),
+        ("kinds: {a: {}, b: {}}", "2 kinds"),
+        ("kinds: [", "contract.yml"),
+    ],
+)
+def test_a_contract_that_asks_for_what_is_not_done_is_refused(workspace: Workspace, text: str, reason: str) -> None:
+    workspace.contract_path.write_text(text)
+    with pytest.raises(AxleboxError, match=reason.replace(".", r"\.")):
+        load_contract(workspace.contract_path)

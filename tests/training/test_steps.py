@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import IsolationForest
+
+from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
+from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind
+from axlebox.training import steps
+from axlebox.training.forest import train_forest
+from axlebox.training.parameters import BundleParameters, Parameters, check
+from axlebox.training.run import parse_params
+
+CONTRACT = Contract(kinds={"temperature": Kind()})
+VALUE = FeatureSet("value", 1)
+PARAMETERS = Parameters(bundle=BundleParameters(name="x"))
+
+
+def frame(times: list[float], sensor: str = "temperature") -> pd.DataFrame:
+    return pd.DataFrame({"time": times, "sensor": sensor, "value": np.arange(len(times), dtype=float)})
+
+
+def test_the_split_is_in_time_order_and_loses_nothing() -> None:
+    readings = frame([float(number) for number in range(10)])
+    train, test = steps.split_by_time(readings, 0.8)
+    assert train["time"].max() < test["time"].min()
+    assert (len(train), len(test)) == (8, 2)
+
+
+def test_no_moment_of_two_sensors_is_on_both_sides_of_the_split() -> None:
+    readings = pd.concat([frame([0, 1, 2, 3, 4], "a"), frame([0, 1, 2, 3, 4], "b")], ignore_index=True)
+    train, test = steps.split_by_time(readings, 0.5)
+    assert not set(train["time"]) & set(test["time"])
+    assert len(train) + len(test) == 10
+
+
+@pytest.mark.parametrize("times", [[], [1.0], [1.0, 1.0]])
+def test_too_few_readings_to_split_are_refused(times: list[float]) -> None:
+    with pytest.raises(Malformed, match="too few"):
+        steps.split_by_time(frame(times), 0.8)
+
+
+def test_the_talk_s_detector_flags_exactly_what_scikit_learn_flags(temps_csv: Path) -> None:
+    """The talk's own way (pandas and scikit-learn) against the pipeline's steps, on 1,167 held-out readings."""
+    raw = pd.read_csv(temps_csv, names=["time", "value"], skipinitialspace=True)
+    values = raw[["value"]].to_numpy(dtype=float)
+    cut = int(len(values) * 0.8)
+    talk = IsolationForest(random_state=69, bootstrap=True, contamination=0.05).fit(values[:cut])
+    expected = talk.predict(values[cut:]) == -1
+
+    times = pd.to_datetime(raw["time"], utc=True).astype("int64") / 1e9
+    readings = pd.DataFrame({"time": times, "sensor": "temperature", "value": raw["value"].astype(float)})
+    train, test = steps.split_by_time(readings, PARAMETERS.train_fraction)
+    forest = train_forest(steps.feature_rows(train, CONTRACT, VALUE), PARAMETERS)
+    spec = steps.make_spec(CONTRACT, VALUE, -float(forest.offset_))
+    predictions = steps.predict(forest, spec, CONTRACT, test)
+    assert len(predictions) == 1167 and int(expected.sum()) == 56
+    assert predictions["flag"].tolist() == expected.tolist()
+
+
+def test_evaluation_counts_flags_and_events_per_day_of_exposure() -> None:
+    predictions = frame([0.0, 43200.0, 86400.0]).assign(
+        flag=[True, True, False], event=[True, False, False], score=0.5, status="ok"
+    )
+    found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
+    assert (found["flags_per_sensor_day"], found["events_per_sensor_day"]) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"contamination_facter": 0.1}, "contamination_facter"),
+        ({"contamination_factor": 0.9}, r"\$.contamination_factor"),
+        ({"contamination_factor": 0}, r"\$.contamination_factor"),
+        ({"train_fraction": "most"}, r"\$.train_fraction"),
+        ({"forest": {"n_estimators": 0}}, r"\$.forest.n_estimators"),
+        ({"feature_set": "streaming"}, r"\$.feature_set"),
+        ({"bundle": {"name": "No Spaces"}}, r"\$.bundle.name"),
+    ],
+)
+def test_a_wrong_parameter_is_named(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        check({"bundle": {"name": "x"}, **wrong})
+
+
+def test_params_are_nested_by_dots_and_read_as_yaml() -> None:
+    assert parse_params(["a.b=1,c=x", "a.d=0.5", "e=true"]) == {"a": {"b": 1, "d": 0.5}, "c": "x", "e": True}
+
+
+@pytest.mark.parametrize("words", ["a", "=1", "a=[", "a=1,a.b=2"])
+def test_params_that_are_no_assignment_are_refused(words: str) -> None:
+    with pytest.raises(AxleboxError, match="--params"):
+        parse_params([words])

@@ -1,0 +1,203 @@
+"""`axlebox train` and the Kedro commands, as a user calls them in a workspace."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axlebox.training.runs import Run, open_run
+
+
+@pytest.fixture(scope="module")
+def kedro(tmp_path_factory: pytest.TempPathFactory, axlebox: Any) -> Any:
+    """The `kedro` program, by its path and without an activated environment."""
+    script = Path(sys.executable).parent / "kedro"
+    return type(axlebox)((str(script),), axlebox.environment)
+
+
+def latest(folder: Path) -> Run:
+    return open_run(folder / "runs", None)
+
+
+def test_the_same_inputs_make_the_same_run_and_a_parameter_another(axlebox: Any, copied: Path) -> None:
+    first = latest(copied).folder.name
+    report = (latest(copied).folder / "report.html").stat().st_mtime_ns
+    axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
+    assert latest(copied).folder.name == first
+    assert (latest(copied).folder / "report.html").stat().st_mtime_ns == report
+    axlebox.ok("train", "--params", "forest.n_estimators=20,contamination_factor=0.01", cwd=copied)
+    assert latest(copied).folder.name != first
+    assert latest(copied).record().lineage.parameters["contamination_factor"] == 0.01
+
+
+def test_kedro_run_is_the_same_run_as_axlebox_train(kedro: Any, copied: Path) -> None:
+    first = latest(copied).folder.name
+    shutil.rmtree(copied / "runs" / first)
+    kedro.ok("run", "--params", "forest.n_estimators=20", cwd=copied)
+    assert latest(copied).folder.name == first
+
+
+def test_a_run_records_what_it_was_made_of(exported: Path) -> None:
+    record = latest(exported).record()
+    (data,) = record.lineage.data
+    assert (exported / "data/01_raw" / f"{data.sha256}.csv").is_file()
+    assert record.lineage.parameters["forest"]["n_estimators"] == 20
+    assert {"scikit-learn", "onnxruntime", "kedro"} <= set(record.lineage.versions)
+    assert record.evaluation["train_readings"] + record.evaluation["test_readings"] == data.rows - data.invalid
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run",),
+        ("run", "--nodes=node_train_test_split"),
+        ("run", "--pipelines=data_engineering"),
+        ("run", "--params=contamination_factor=0.02"),
+        ("catalog", "describe-datasets"),
+        ("registry", "list"),
+    ],
+)
+def test_kedro_s_own_commands_work_in_a_workspace(kedro: Any, copied: Path, words: tuple[str, ...]) -> None:
+    done = kedro(*words, cwd=copied)
+    assert done.returncode == 0, done.stderr
+    if words[0] == "registry":
+        assert {"pre_processing", "data_engineering", "data_science", "metrics", "__default__"} <= {
+            line.removeprefix("- ") for line in done.stdout.splitlines()
+        }
+    if words[0] == "catalog":
+        assert "temperature_database" in done.stdout
+
+
+def test_kedro_run_works_right_after_ingest(axlebox: Any, kedro: Any, tmp_path: Path, exported: Path) -> None:
+    axlebox.ok("init", tmp_path / "fleet")
+    axlebox.ok("ingest", exported.parent / "readings.csv", cwd=tmp_path / "fleet")
+    too_early = kedro("run", "--nodes=node_train_test_split", cwd=tmp_path / "fleet")
+    assert too_early.returncode != 0 and "DO: kedro run" in too_early.stderr and "Traceback" not in too_early.stderr
+    kedro.ok("run", "--pipelines=pre_processing", cwd=tmp_path / "fleet")
+    kedro.ok("run", "--nodes=node_train_test_split", cwd=tmp_path / "fleet")
+
+
+def test_kedro_ipython_has_the_workspace_s_objects(kedro: Any, copied: Path) -> None:
+    done = kedro("ipython", cwd=copied, input="print('rows', len(catalog.load('test_readings')))\nexit\n")
+    assert done.returncode == 0, done.stderr
+    assert f"rows {latest(copied).record().evaluation['test_readings']}" in done.stdout
+
+
+def test_kedro_package_makes_a_wheel_and_the_configuration(kedro: Any, copied: Path) -> None:
+    (copied / "conf/local/credentials.yml").write_text("secret: 1\n")
+    kedro.ok("package", cwd=copied)
+    (wheel,) = (copied / "dist").glob("*.whl")
+    metadata = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith("METADATA"))
+    assert "axlebox[workstation]" in zipfile.ZipFile(wheel).read(metadata).decode()
+    (archive,) = (copied / "dist").glob("conf-*.tar.gz")
+    listed = subprocess.run(["tar", "tzf", archive], capture_output=True, text=True, check=True).stdout
+    assert "conf/base/parameters.yml" in listed and "credentials" not in listed
+
+
+def test_kedro_viz_builds_a_page_with_all_pipelines(kedro: Any, copied: Path) -> None:
+    pytest.importorskip("kedro_viz", reason="the extra ui is not installed")
+    kedro.ok("viz", "build", cwd=copied)
+    shown = json.loads((copied / "build/api/main").read_text())
+    assert {"pre_processing", "data_engineering", "data_science", "metrics"} <= {
+        one["id"] for one in shown["pipelines"]
+    }
+
+
+def test_kedro_s_commands_leave_nothing_in_the_home_folder(kedro: Any, copied: Path) -> None:
+    pytest.importorskip("kedro_viz", reason="the extra ui is not installed")
+    home = copied.parent / "clean-home"
+    home.mkdir()
+    clean = type(kedro)(kedro.command, {**kedro.environment, "HOME": str(home)})
+    for words in (("registry", "list"), ("run", "--nodes=node_train_test_split"), ("viz", "build")):
+        clean.ok(*words, cwd=copied)
+    clean("ipython", cwd=copied, input="exit\n")
+    assert [str(path.relative_to(home)) for path in home.rglob("*")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (("--params", "contamination_facter=1"), 2, "contamination_facter"),
+        (("--params", "contamination_factor=2"), 2, "contamination_factor"),
+        (("--params", "nonsense"), 2, "key=value"),
+    ],
+)
+def test_a_wrong_parameter_stops_the_training_before_it_begins(
+    axlebox: Any, copied: Path, words: tuple[str, ...], code: int, named: str
+) -> None:
+    before = sorted(path.name for path in (copied / "runs").iterdir())
+    done = axlebox("train", *words, cwd=copied)
+    assert done.returncode == code and named in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert sorted(path.name for path in (copied / "runs").iterdir()) == before
+
+
+def test_training_without_readings_says_what_to_do(axlebox: Any, tmp_path: Path) -> None:
+    axlebox.ok("init", tmp_path / "fleet")
+    done = axlebox("train", cwd=tmp_path / "fleet")
+    assert done.returncode == 2 and "DO: axlebox ingest" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_second_training_at_the_same_time_is_refused(axlebox: Any, kedro: Any, copied: Path) -> None:
+    with (copied / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ours = axlebox("train", cwd=copied)
+        kedros = kedro("run", cwd=copied)
+    assert ours.returncode == 20 and "another axlebox or kedro run" in ours.stderr
+    assert kedros.returncode == 20 and "another axlebox or kedro run" in kedros.stderr
+
+
+def test_a_killed_training_leaves_no_run_under_its_final_name_and_the_next_one_succeeds(
+    axlebox: Any, copied: Path
+) -> None:
+    """Killed from inside, at the moment when the run's files are all there but its name is not."""
+    shutil.rmtree(copied / "runs")
+    killer = (
+        "import os, signal\n"
+        "from axlebox.firmware_bundle import disk\n"
+        "disk.rename_durable = lambda old, new: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from axlebox.export.cli import main; main()\n"
+    )
+    command = [sys.executable, "-c", killer, "train"]
+    killed = subprocess.run(command, cwd=copied, env=axlebox.environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.suffix for path in (copied / "runs").iterdir()] == [".part"]
+    axlebox.ok("train", cwd=copied)
+    assert latest(copied).record().evaluation["test_readings"] > 0
+    assert not [path for path in (copied / "runs").iterdir() if path.suffix == ".part"]
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "data", "action")]
+        if tag == "script":
+            self.found.append(tag)
+
+
+def test_the_report_asks_for_nothing_outside_itself_and_shows_the_proof(exported: Path) -> None:
+    page = (latest(exported).folder / "report.html").read_text()
+    parser = _Links()
+    parser.feed(page)
+    assert parser.found == [] and "url(" not in page and "@import" not in page
+    assert latest(exported).folder.name in page and "Flags that differ" in page
+    assert page.count("<circle") >= latest(exported).record().evaluation["flags"] > 0
+
+
+def test_a_workspace_outside_git_and_without_git_can_train(axlebox: Any, copied: Path) -> None:
+    environment = {**axlebox.environment, "PATH": os.fspath(copied / "no-programs-here")}
+    type(axlebox)(axlebox.command, environment).ok("train", cwd=copied)
+    assert latest(copied).record().commit is None

@@ -1,0 +1,43 @@
+"""What `kedro` does differently in a workspace. Kedro imports this module before any of its commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import kedro_telemetry.plugin
+from kedro.framework.cli.utils import call
+from kedro.utils import find_kedro_project
+
+# `kedro ipython` and `kedro package` call programs by bare name: find this environment's first.
+_BIN = str(Path(sys.executable).parent)
+if _BIN not in os.environ.get("PATH", "").split(os.pathsep):
+    os.environ["PATH"] = os.pathsep.join([_BIN, os.environ.get("PATH", os.defpath)])
+
+# IPython keeps its history in the workspace, not in the home folder.
+_ROOT = find_kedro_project(Path.cwd())
+if _ROOT is not None:
+    os.environ.setdefault("IPYTHONDIR", str(_ROOT / ".ipython"))
+
+# `kedro viz build` makes up an id and writes it to ~/.config even where consent is refused.
+kedro_telemetry.plugin._generate_new_uuid = lambda full_path: ""
+
+
+@click.group(name="axlebox")
+def cli() -> None:
+    """Commands of an axlebox workspace."""
+
+
+@cli.command()
+@click.pass_obj
+def package(metadata: Any) -> None:
+    """Package the workspace into dist/: a wheel that names what it needs, and its configuration.
+
+    Kedro's own `package` builds in an isolated environment, which needs a package index.
+    """
+    root = metadata.project_path
+    call([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"], cwd=root)
+    call(["tar", "--exclude=local/*", "-czf", f"dist/conf-{metadata.project_name}.tar.gz", "conf"], cwd=root)

@@ -1,0 +1,27 @@
+"""Reading conf/base/contract.yml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from axlebox.firmware_bundle.errors import Malformed, UsageError
+from axlebox.firmware_bundle.manifest import Contract
+from axlebox.runtime.gate import check_contract
+
+
+def load_contract(path: Path) -> Contract:
+    """The data contract of a workspace. Raises Malformed naming the field that does not fit."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        contract = msgspec.convert(raw, Contract)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Malformed(f"{path}: {error}") from error
+    check_contract(contract)
+    if len(contract.kinds) != 1:
+        raise Malformed(f"{path}: {len(contract.kinds)} kinds of sensors, this version trains one")
+    return contract

@@ -1,0 +1,54 @@
+"""Kedro hooks: what must hold around every run, however it was started."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.hooks import hook_impl
+
+from axlebox.firmware_bundle.errors import AxleboxError
+from axlebox.training.parameters import check
+from axlebox.training.workspace import find_workspace
+
+
+class OneLineError(click.ClickException):
+    """An expected error as Kedro's command line shows it: one line and our exit code, no traceback.
+
+    `__cause__` is the error itself.
+    """
+
+    def __init__(self, error: AxleboxError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+class WorkspaceHooks:
+    """One run at a time in a workspace, and parameters checked before anything is done."""
+
+    def __init__(self) -> None:
+        self._held = contextlib.ExitStack()
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
+        try:
+            self._held.enter_context(find_workspace(Path(run_params["project_path"])).locked())
+            check(catalog.load("parameters"))
+        except AxleboxError as error:
+            self._held.close()
+            raise OneLineError(error) from error
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        self._held.close()
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        self._held.close()
+        expected: BaseException | None = error
+        while expected is not None and not isinstance(expected, AxleboxError):
+            expected = expected.__cause__  # Kedro wraps what a dataset raises
+        if expected is not None:
+            raise OneLineError(expected) from expected

@@ -1,0 +1,1 @@
+"""The four pipelines of a training; each module has `create_pipeline()`."""

@@ -1,0 +1,24 @@
+"""From feature rows to a fitted forest, its detector, and its answers to held-out readings."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from axlebox.training import nodes
+
+
+def create_pipeline() -> Pipeline:
+    return pipeline(
+        [
+            node(
+                nodes.train_model,
+                inputs=["feature_rows", "contract", "parameters"],
+                outputs=["forest", "detector"],
+                name="node_train_model",
+            ),
+            node(
+                nodes.predict,
+                inputs=["forest", "detector", "contract", "test_readings"],
+                outputs="predictions",
+                name="node_predict",
+            ),
+        ]
+    )

@@ -1,0 +1,204 @@
+"""Files of readings on the workstation: read by the vehicle's own reader and gate, nothing dropped in silence."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import Malformed, UsageError
+from axlebox.firmware_bundle.manifest import Contract, DataFile, Sha256, decode, encode
+from axlebox.runtime.gate import Gate
+from axlebox.runtime.readings import MAX_LINE_BYTES, BadLine, LineReader, Reading
+from axlebox.training.workspace import Workspace
+
+_MAX_CURRENT_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+
+
+class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of data/01_raw, which is named by its content."""
+
+    name: str
+    sha256: Sha256
+    stored: str
+
+
+class Current(Struct, frozen=True, forbid_unknown_fields=True):
+    """data/01_raw/current.json: what training reads, in this order."""
+
+    files: tuple[StoredFile, ...]
+
+
+class Invalid(Struct, frozen=True):
+    """A line or reading that training does not use, and why."""
+
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Readings of one or more files after the gate."""
+
+    readings: list[Reading]
+    invalid: list[Invalid]
+    files: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What was read and guessed about one file."""
+
+    name: str
+    format: str
+    header: bool
+    rows: int
+    invalid: int
+    sensors: int
+    first: float
+    last: float
+    period_s: float | None
+    """Median seconds between two readings of one sensor."""
+    gaps: int
+    """Intervals longer than three periods."""
+    longest_stuck: int
+    """Most readings in a row of one sensor with the same value."""
+    lowest: float
+    highest: float
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file; of a line that is too long only its beginning, so that memory stays bounded."""
+    with open(path, "rb") as file:
+        while line := file.readline(MAX_LINE_BYTES + 2):
+            whole = line.endswith(b"\n")
+            yield line.rstrip(b"\n")
+            while not whole and (more := file.readline(_CHUNK_BYTES)):
+                whole = more.endswith(b"\n")
+
+
+def check_items(items: Iterable[Reading | BadLine], gate: Gate, file: str) -> tuple[list[Reading], list[Invalid]]:
+    """Part what the gate lets through from what it does not, in order."""
+    good: list[Reading] = []
+    invalid: list[Invalid] = []
+    for item in items:
+        reason = item.reason if isinstance(item, BadLine) else gate.refuse(item)
+        if reason is not None:
+            invalid.append(Invalid(file, item.line, reason))
+        elif isinstance(item, Reading):
+            good.append(item)
+    return good, invalid
+
+
+def ingest(workspace: Workspace, contract: Contract, paths: Sequence[Path]) -> list[tuple[FileFacts, list[Invalid]]]:
+    """Check files, keep content-addressed copies, and make them what training reads.
+
+    Raises Malformed, and changes nothing, where a file holds no reading at all.
+    """
+    with workspace.locked():
+        return _ingest_locked(workspace, contract, paths)
+
+
+def _ingest_locked(
+    workspace: Workspace, contract: Contract, paths: Sequence[Path]
+) -> list[tuple[FileFacts, list[Invalid]]]:
+    for leaving in workspace.raw.glob("*.part"):
+        leaving.unlink()
+    found = []
+    stored = []
+    gate = Gate(contract)
+    for path in paths:
+        copy = _store(workspace, path)
+        reader = LineReader(contract.only_sensor())
+        good, invalid = check_items(reader.read(read_lines(workspace.raw / copy.stored)), gate, path.name)
+        if not good:
+            why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
+            raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}")
+        stored.append(copy)
+        found.append((_facts(path.name, reader, good, invalid), invalid))
+    disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))
+    return found
+
+
+def load_current(workspace: Workspace, contract: Contract) -> Checked:
+    """All readings that `current.json` names, each file compared with its sha256."""
+    path = workspace.raw / "current.json"
+    if not path.exists():
+        raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
+    gate = Gate(contract)
+    readings: list[Reading] = []
+    invalid: list[Invalid] = []
+    files = []
+    for stored in decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files:
+        copy = workspace.raw / stored.stored
+        if not copy.is_file() or _sha256(copy) != stored.sha256:
+            raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
+        good, bad = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
+        readings += good
+        invalid += bad
+        files.append(DataFile(stored.name, stored.sha256, len(good) + len(bad), len(bad)))
+    return Checked(readings, invalid, tuple(files))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _store(workspace: Workspace, path: Path) -> StoredFile:
+    """Copy a file to a name made of its content; the copy is read from then on."""
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file")
+    with disk.explained():
+        part = workspace.raw / "incoming.part"
+        try:
+            shutil.copyfile(path, part)
+            digest = _sha256(part)
+            suffix = path.suffix.lower() if path.suffix.isascii() else ""
+            stored = StoredFile(path.name, digest, digest + suffix)
+            disk.rename_durable(part, workspace.raw / stored.stored)
+        finally:
+            part.unlink(missing_ok=True)
+    return stored
+
+
+def _facts(name: str, reader: LineReader, good: Sequence[Reading], invalid: Sequence[Invalid]) -> FileFacts:
+    by_sensor: dict[str, list[Reading]] = {}
+    for reading in good:
+        by_sensor.setdefault(reading.sensor, []).append(reading)
+    steps = np.concatenate([np.diff([one.time for one in readings]) for readings in by_sensor.values()])
+    period = float(np.median(steps)) if len(steps) else None
+    values = np.array([one.value for one in good])
+    return FileFacts(
+        name=name,
+        format=reader.format or "",
+        header=reader.has_header,
+        rows=len(good) + len(invalid),
+        invalid=len(invalid),
+        sensors=len(by_sensor),
+        first=min(one.time for one in good),
+        last=max(one.time for one in good),
+        period_s=period,
+        gaps=int(np.sum(steps > 3 * period)) if period else 0,
+        longest_stuck=max(_longest_run([one.value for one in readings]) for readings in by_sensor.values()),
+        lowest=float(values.min()),
+        highest=float(values.max()),
+    )
+
+
+def _longest_run(values: Sequence[float]) -> int:
+    longest = run = 0
+    previous: float | None = None
+    for value in values:
+        run = run + 1 if value == previous else 1
+        longest = max(longest, run)
+        previous = value
+    return longest

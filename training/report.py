@@ -1,0 +1,183 @@
+"""report.html: one file that opens from disk, with no script and no request to anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from axlebox.firmware_bundle.manifest import ParityProof
+from axlebox.runtime.readings import format_time
+
+if TYPE_CHECKING:
+    from axlebox.training.runs import RunRecord
+
+_WIDTH, _HEIGHT, _MARGIN = 1100, 260, 46
+_MAX_COLUMNS = 900
+_MAX_SENSORS = 12
+_MAX_FLAGS_SHOWN = 2000
+_BINS = 60
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; margin: 2rem auto; max-width: 1160px; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top }
+th { font-weight: 600; color: #4a5a6a } code { font-size: .86em; overflow-wrap: anywhere }
+svg { width: 100%; height: auto; background: #f7f9fb; border: 1px solid #dbe2ea; border-radius: 4px }
+.note { color: #4a5a6a }
+"""
+
+
+def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[str, ParityProof] | None) -> str:
+    """The whole page for a run; `parity` is None until an export has proved it."""
+    facts = record.evaluation
+    sensors = list(predictions["sensor"].unique())
+    parts = [
+        f"<h1>axlebox run {escape(record.lineage.run)}</h1>",
+        f"<p class=note>{record.created:%Y-%m-%d %H:%M} UTC by {escape(record.created_by)}</p>",
+        _summary(facts),
+        "<h2>Held-out readings</h2>",
+        "<p class=note>Readings that training did not see; each mark is a flagged reading.</p>",
+        *(_timeline(predictions[predictions["sensor"] == name], str(name)) for name in sensors[:_MAX_SENSORS]),
+        f"<p>and {len(sensors) - _MAX_SENSORS} more sensors, not drawn</p>" if len(sensors) > _MAX_SENSORS else "",
+        "<h2>Scores and threshold</h2>",
+        _histogram(predictions["score"].to_numpy(), float(facts["threshold"])),
+        "<h2>Data quality</h2>",
+        _quality(record.data_quality),
+        "<h2>Parity of the exported model</h2>",
+        _parity(parity),
+        "<h2>Lineage</h2>",
+        _lineage(record),
+        "<h2>Limits of use</h2>",
+        "<p>Advisory only: not safety-related, no actuation. This detector looks at one value at a time. It flags a "
+        "fixed share of everyday readings, cannot tell a little outside its training range from far outside, and "
+        "does not see slow drifts or stuck sensors.</p>",
+    ]
+    title = f"axlebox run {record.lineage.run}"
+    return (
+        "<!doctype html>\n<html lang=en><meta charset=utf-8>"
+        f"<meta name=viewport content='width=device-width'><title>{escape(title)}</title>"
+        f"<style>{_STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+    )
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    """Rows of a heading and HTML that is already escaped."""
+    return "<table>" + "".join(f"<tr><th>{escape(name)}<td>{text}" for name, text in rows) + "</table>"
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    rate = facts["flags_per_sensor_day"]
+    return _table(
+        [
+            ("Training readings", f"{facts['train_readings']:,}"),
+            ("Held-out readings", f"{facts['test_readings']:,} of {facts['sensors']} sensors"),
+            ("Held-out exposure", f"{facts['exposure_sensor_days']:.1f} sensor-days"),
+            ("Threshold", f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"),
+            ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
+            ("Events", f"{facts['events']:,}"),
+        ]
+    )
+
+
+def _timeline(frame: pd.DataFrame, sensor: str) -> str:
+    """Lowest and highest value of each column of pixels, with marks at the flagged readings."""
+    time, value = frame["time"].to_numpy(), frame["value"].to_numpy()
+    x = _scale(time, float(time[0]), float(time[-1]), _MARGIN, _WIDTH - 10)
+    low, high = float(value.min()), float(value.max())
+    y = _scale(value, low, high, _HEIGHT - 24, 14)
+    columns = pd.DataFrame({"x": x, "y": y, "column": (x * _MAX_COLUMNS / _WIDTH).astype(int)})
+    spans = columns.groupby("column").agg(x=("x", "first"), top=("y", "min"), bottom=("y", "max"))
+    path = " ".join(f"{one.x:.1f},{one.top:.1f} {one.x:.1f},{one.bottom:.1f}" for one in spans.itertuples())
+    flagged = np.flatnonzero(frame["flag"].to_numpy())
+    marks = "".join(
+        f"<circle cx='{x[number]:.1f}' cy='{y[number]:.1f}' r='3.5'><title>{format_time(float(time[number]))} "
+        f"{value[number]:g}</title></circle>"
+        for number in flagged[:_MAX_FLAGS_SHOWN]
+    )
+    return (
+        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='{escape(sensor)} over time'>"
+        f"<polyline points='{path}' fill=none stroke='#3b6ea5' stroke-width=1 />"
+        f"<g fill='none' stroke='#c0362c' stroke-width='1.6'>{marks}</g>"
+        f"<g font-size=12 fill='#4a5a6a'><text x=4 y=18>{high:g}</text><text x=4 y={_HEIGHT - 24}>{low:g}</text>"
+        f"<text x={_MARGIN} y={_HEIGHT - 6}>{format_time(float(time[0]))}</text>"
+        f"<text x={_WIDTH - 10} y={_HEIGHT - 6} text-anchor=end>{format_time(float(time[-1]))}</text>"
+        f"<text x={_WIDTH // 2} y={_HEIGHT - 6} text-anchor=middle>{escape(sensor)}: {len(frame):,} readings, "
+        f"{len(flagged):,} flagged</text></g></svg>"
+    )
+
+
+def _histogram(scores: NDArray[np.float64], threshold: float) -> str:
+    counts, edges = np.histogram(scores, bins=_BINS)
+    left, right = float(min(edges[0], threshold)), float(max(edges[-1], threshold))
+    x = _scale(edges, left, right, _MARGIN, _WIDTH - 10)
+    tops = _scale(np.sqrt(counts), 0.0, float(np.sqrt(counts.max())), _HEIGHT - 24, 14)
+    bars = "".join(
+        f"<rect x='{x[number]:.1f}' y='{tops[number]:.1f}' width='{max(1.0, x[number + 1] - x[number] - 1):.1f}' "
+        f"height='{_HEIGHT - 24 - tops[number]:.1f}'><title>{edges[number]:.4f} to {edges[number + 1]:.4f}: "
+        f"{count:,}</title></rect>"
+        for number, count in enumerate(counts)
+    )
+    mark = float(_scale(np.array([threshold]), left, right, _MARGIN, _WIDTH - 10)[0])
+    anchor = "end" if mark > _WIDTH / 2 else "start"
+    return (
+        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='histogram of scores'>"
+        f"<g fill='#3b6ea5'>{bars}</g>"
+        f"<line x1='{mark:.1f}' x2='{mark:.1f}' y1=10 y2={_HEIGHT - 24} stroke='#c0362c' stroke-width=2 />"
+        f"<g font-size=12 fill='#4a5a6a'><text x='{mark:.1f}' y=10 text-anchor={anchor}>&#160;threshold "
+        f"{threshold:.4f}&#160;</text><text x={_MARGIN} y={_HEIGHT - 6}>{left:.3f}</text>"
+        f"<text x={_WIDTH - 10} y={_HEIGHT - 6} text-anchor=end>{right:.3f}</text>"
+        f"<text x={_WIDTH // 2} y={_HEIGHT - 6} text-anchor=middle>score; bar heights are square roots of counts"
+        "</text></g></svg>"
+    )
+
+
+def _scale(values: NDArray[np.float64], low: float, high: float, start: float, end: float) -> NDArray[np.float64]:
+    """Values from low..high to start..end; all in the middle where low equals high."""
+    if high == low:
+        return np.full(len(values), (start + end) / 2)
+    return start + (values - low) * ((end - start) / (high - low))
+
+
+def _quality(quality: Mapping[str, Any]) -> str:
+    rows = [("Readings used", f"{quality['readings']:,}"), ("Invalid, not used", f"{quality['invalid']:,}")]
+    rows += [(f"{one['file']}, line {one['line']}", escape(one["reason"])) for one in quality["first_invalid"]]
+    return _table(rows)
+
+
+def _parity(parity: Mapping[str, ParityProof] | None) -> str:
+    if parity is None:
+        return "<p>Not exported yet.</p>"
+    return "".join(
+        _table(
+            [
+                ("Model", escape(name)),
+                ("Rows compared", f"{proof.rows:,}"),
+                ("At and beside split values", f"{proof.boundary_rows:,} rows for {proof.split_values:,} split values"),
+                ("Training rows", f"{proof.training_rows:,}"),
+                ("Special values", f"{proof.special_rows:,}"),
+                ("Offsets swept", f"{proof.offsets:,}, {proof.offset_flags:,} flags compared"),
+                ("Flags that differ", f"{proof.flags_differing:,}"),
+                ("Largest score difference", f"{proof.largest_score_difference:g}"),
+            ]
+        )
+        for name, proof in parity.items()
+    )
+
+
+def _lineage(record: RunRecord) -> str:
+    lineage = record.lineage
+    data = "<br>".join(f"{escape(one.name)} <code>{one.sha256}</code>" for one in lineage.data)
+    return _table(
+        [
+            ("Data", data),
+            ("Parameters", f"<code>{escape(str(lineage.parameters))}</code>"),
+            ("Code", f"axlebox {escape(lineage.code['axlebox'])} <code>{lineage.code['source_sha256']}</code>"),
+            ("Workspace commit", escape(record.commit or "not in git")),
+            ("Versions", escape(", ".join(f"{name} {version}" for name, version in lineage.versions.items()))),
+        ]
+    )

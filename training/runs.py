@@ -1,0 +1,196 @@
+"""The run folder: the hand-over from training to export. run.json is the truth about a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import numpy as np
+import pandas as pd
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import AxleboxError, Damaged, UsageError
+from axlebox.firmware_bundle.manifest import Contract, DataFile, DetectorSpec, Lineage, ParityProof, decode, encode
+from axlebox.runtime.readings import format_time
+from axlebox.training.parameters import Parameters
+from axlebox.training.provenance import code_revision, library_versions, who
+from axlebox.training.report import render_report
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import IsolationForest
+
+LATEST = "latest"
+T = TypeVar("T")
+
+_ID_DIGITS = 12
+_MAX_RECORD_BYTES = 64 * 1024 * 1024
+_FOREST_TYPES = ["sklearn.ensemble._iforest.IsolationForest", "sklearn.tree._tree.Tree"]
+
+
+class DetectorFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """detector.json: all that the manifest needs beside the model."""
+
+    detectors: tuple[DetectorSpec, ...]
+    contract: Contract
+
+
+class RunRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """run.json."""
+
+    lineage: Lineage
+    created: datetime
+    created_by: str
+    commit: str | None
+    data_quality: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training produced, before it is a run on disk."""
+
+    forest: IsolationForest
+    detector: DetectorFile
+    rows: NDArray[np.float32]
+    """The feature rows (n, k) that the forest was fitted on."""
+    predictions: pd.DataFrame
+    evaluation: dict[str, Any]
+    data_quality: dict[str, Any]
+    parameters: Parameters
+
+
+def make_lineage(trained: Trained) -> Lineage:
+    """The lineage with its RUN id: equal inputs give an equal id."""
+    data = tuple(DataFile(**one) for one in trained.data_quality["files"])
+    parameters = trained.parameters.training_only()
+    code = code_revision()
+    versions = library_versions()
+    inputs = {
+        "data": [one.sha256 for one in data],
+        "parameters": parameters,
+        "contract": msgspec.to_builtins(trained.detector.contract),
+        "features": [msgspec.to_builtins(one.features) for one in trained.detector.detectors],
+        "code": code,
+        "versions": versions,
+    }
+    run = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:_ID_DIGITS]
+    return Lineage(run=run, data=data, parameters=parameters, code=code, versions=versions)
+
+
+def write_run(runs: Path, trained: Trained, commit: str | None) -> str:
+    """Write runs/RUN in one piece and make it the latest; returns RUN.
+
+    A run that is there already is left as it is, since equal inputs made it.
+    """
+    import skops.io
+
+    lineage = make_lineage(trained)
+    folder = runs / lineage.run
+    if not folder.exists():
+        record = RunRecord(
+            lineage=lineage,
+            created=datetime.now(UTC),
+            created_by=who(),
+            commit=commit,
+            data_quality=trained.data_quality,
+            evaluation=trained.evaluation,
+        )
+        with disk.explained():
+            part = runs / f"{lineage.run}.part"
+            disk.remove_tree(part)
+            part.mkdir(parents=True)
+            skops.io.dump(trained.forest, part / "forest.skops")
+            np.save(part / "rows.npy", trained.rows, allow_pickle=False)
+            trained.predictions.to_parquet(part / "predictions.parquet")
+            write_readings(part / "held_out.csv", trained.predictions)
+            (part / "detector.json").write_bytes(encode(trained.detector))
+            (part / "run.json").write_bytes(encode(record))
+            write_report(part)
+            for path in part.iterdir():
+                _sync_file(path)
+            disk.sync_folder(part)
+            disk.rename_durable(part, folder)
+    disk.replace_durable(runs / LATEST, f"{lineage.run}\n".encode())
+    return lineage.run
+
+
+def write_readings(path: Path, frame: pd.DataFrame) -> None:
+    """Readings of a frame as a file that the vehicle reads: time,sensor,value."""
+    columns = (frame["time"].tolist(), frame["sensor"].tolist(), frame["value"].tolist())
+    rows = [f"{format_time(time)},{sensor},{value!r}\n" for time, sensor, value in zip(*columns, strict=True)]
+    path.write_text("time,sensor,value\n" + "".join(rows), encoding="utf-8")
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_report(folder: Path) -> Path:
+    """(Re)write report.html of a run folder from what lies in it."""
+    run = Run(folder)
+    report = folder / "report.html"
+    disk.replace_durable(report, render_report(run.record(), run.predictions(), run.parity()).encode())
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run on disk."""
+
+    folder: Path
+
+    def record(self) -> RunRecord:
+        return self._read("run.json", RunRecord)
+
+    def detector(self) -> DetectorFile:
+        return self._read("detector.json", DetectorFile)
+
+    def parity(self) -> Mapping[str, ParityProof] | None:
+        if not (self.folder / "parity.json").exists():
+            return None
+        return self._read("parity.json", dict[str, ParityProof])
+
+    def predictions(self) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+    def rows(self) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = np.load(self.folder / "rows.npy", allow_pickle=False)
+        return rows
+
+    def forest(self) -> IsolationForest:
+        return load_forest(self.folder / "forest.skops")
+
+    def _read(self, name: str, what: type[T]) -> T:
+        return decode(disk.read_bounded(self.folder / name, _MAX_RECORD_BYTES), what, str(self.folder / name))
+
+
+def load_forest(path: Path) -> IsolationForest:
+    """A fitted forest. Raises Damaged where the file holds any type but a forest's own."""
+    import skops.io
+
+    unexpected = set(skops.io.get_untrusted_types(file=path)) - set(_FOREST_TYPES)
+    if unexpected:
+        raise Damaged(f"{path} holds {', '.join(sorted(unexpected))}, which a forest does not")
+    return skops.io.load(path, trusted=_FOREST_TYPES)
+
+
+def open_run(runs: Path, name: str | None) -> Run:
+    """A run by its id, or the latest training's. Raises UsageError where there is none."""
+    if name is None:
+        try:
+            name = disk.read_bounded(runs / LATEST, 100).decode().strip()
+        except AxleboxError as error:
+            raise UsageError("there is no run yet. DO: axlebox train") from error
+    folder = runs / name
+    if name.endswith(".part") or not (folder / "run.json").is_file():
+        raise UsageError(f"there is no run {name} in {runs}")
+    return Run(folder)

@@ -1,0 +1,122 @@
+"""The steps of a training, as plain functions on frames; the Kedro nodes join them.
+
+Frames of readings have the columns time (POSIX seconds, UTC), sensor, value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet
+from axlebox.runtime.detector import INVALID, Detector, Monitor, Origin
+from axlebox.runtime.readings import Reading
+from axlebox.training.forest import sklearn_score_rows
+from axlebox.training.parameters import Parameters
+from axlebox.training.readings import Checked
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import IsolationForest
+
+MODEL = "model.onnx"
+_SHOWN_INVALID = 20
+_UNKNOWN = Origin("in-training", 0, "0" * 64)
+
+
+def to_frame(readings: list[Reading]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "time": np.array([one.time for one in readings], dtype=np.float64),
+            "sensor": pd.Series([one.sensor for one in readings], dtype=object),
+            "value": np.array([one.value for one in readings], dtype=np.float64),
+        }
+    )
+
+
+def to_readings(frame: pd.DataFrame) -> list[Reading]:
+    columns = (frame["time"].tolist(), frame["sensor"].tolist(), frame["value"].tolist())
+    return [Reading(*row) for row in zip(*columns, strict=True)]
+
+
+def data_quality(checked: Checked) -> dict[str, Any]:
+    """What the gate let through and what not, for the report."""
+    return {
+        "files": [msgspec.structs.asdict(one) for one in checked.files],
+        "readings": len(checked.readings),
+        "invalid": len(checked.invalid),
+        "first_invalid": [msgspec.structs.asdict(one) for one in checked.invalid[:_SHOWN_INVALID]],
+    }
+
+
+def split_by_time(readings: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The first `fraction` of the readings in time, and the rest; no moment is in both.
+
+    Raises Malformed where one of the two would be empty.
+    """
+    times = np.sort(readings["time"].to_numpy())
+    number = int(len(times) * fraction)
+    if 0 < number < len(times):
+        early = readings["time"] < times[number]
+        if early.any():
+            return readings[early].reset_index(drop=True), readings[~early].reset_index(drop=True)
+    raise Malformed(f"{len(times)} readings are too few to split at {fraction}")
+
+
+def feature_set(parameters: Parameters) -> FeatureSet:
+    return FeatureSet(name=parameters.feature_set, version=1)
+
+
+def make_spec(contract: Contract, features: FeatureSet, threshold: float) -> DetectorSpec:
+    """The detector of the contract's one kind."""
+    return DetectorSpec(kind=next(iter(contract.kinds)), model=MODEL, features=features, threshold=threshold)
+
+
+def feature_rows(readings: pd.DataFrame, contract: Contract, features: FeatureSet) -> NDArray[np.float32]:
+    """Feature rows (n, k) of a replay through the Detector's own features."""
+    detector = Detector(make_spec(contract, features, 0.0), _never)
+    return np.array([detector.row(reading) for reading in to_readings(readings)], dtype=np.float32)
+
+
+def _never(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    raise RuntimeError("there is no model yet")
+
+
+def predict(forest: IsolationForest, spec: DetectorSpec, contract: Contract, readings: pd.DataFrame) -> pd.DataFrame:
+    """Replay readings through the vehicle's Monitor with scikit-learn in the model's place.
+
+    Returns the readings with the columns status, score, flag, event (True where one is raised).
+    """
+    monitor = Monitor(contract, {spec.kind: Detector(spec, sklearn_score_rows(forest))}, _UNKNOWN)
+    outcomes = monitor.process(to_readings(readings))
+    if any(outcome.status == INVALID for outcome in outcomes):
+        raise RuntimeError("readings that passed the gate once must pass it again")
+    return readings.assign(
+        status=[outcome.status for outcome in outcomes],
+        score=np.array([outcome.score for outcome in outcomes], dtype=np.float64),
+        flag=[outcome.flag for outcome in outcomes],
+        event=[any(event["state"] == "raised" for event in outcome.events) for outcome in outcomes],
+    )
+
+
+def evaluate(predictions: pd.DataFrame, train: pd.DataFrame, spec: DetectorSpec) -> dict[str, Any]:
+    """Counts and rates on held-out time, per day of exposure (sensor-days where there are many)."""
+    times = predictions.groupby("sensor")["time"]
+    exposure = float((times.max() - times.min()).sum()) / 86400
+    flags = int(predictions["flag"].sum())
+    events = int(predictions["event"].sum())
+    return {
+        "train_readings": len(train),
+        "test_readings": len(predictions),
+        "sensors": int(predictions["sensor"].nunique()),
+        "exposure_sensor_days": exposure,
+        "threshold": spec.threshold,
+        "flags": flags,
+        "events": events,
+        "flags_per_sensor_day": flags / exposure if exposure else None,
+        "events_per_sensor_day": events / exposure if exposure else None,
+    }
