@@ -125,7 +125,8 @@ class Vehicle:
             try:
                 bundle = self._install_locked(source, self_test, runtime_version, now, say)
             except Exception:
-                self._sweep()
+                with contextlib.suppress(OSError, AxleboxError):  # the first reason is the one to tell
+                    self._sweep()
                 raise
             self._sweep()
             return bundle
@@ -140,7 +141,7 @@ class Vehicle:
             say(f"      note: {warning}")
         say(f"[2/5] verify OK: {bundle.label}, signed {len(bundle.signed_by)} of {bundle.threshold} needed")
         state = self.state()
-        if bundle.digest in (state.active, state.trial) and self._opens(bundle.digest):
+        if bundle.digest in (state.active, state.running) and self._opens(bundle.digest):
             raise AlreadyInstalled(f"{bundle.label} is installed already; nothing changed")
         check_runtime_version(bundle.manifest.min_runtime, runtime_version)
         say(f"[3/5] runtime OK: {runtime_version}")

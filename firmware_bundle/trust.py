@@ -31,7 +31,7 @@ from axlebox.firmware_bundle.errors import (
     TooOld,
     WrongTarget,
 )
-from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Manifest, Sha256, decode_manifest
+from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Golden, Manifest, Sha256, decode, decode_manifest
 from axlebox.firmware_bundle.slots import NEWEST_ROOT, RECORD
 
 MANIFEST: Final = "manifest.json"
@@ -317,6 +317,7 @@ def _manifest(files: Mapping[str, bytes], version: int) -> Manifest:
     if MANIFEST not in files or GOLDEN not in files:
         raise Malformed(f"{MANIFEST} or {GOLDEN} is missing")
     manifest = decode_manifest(files[MANIFEST])
+    decode(files[GOLDEN], Golden, GOLDEN)
     if manifest.version != version:
         raise Damaged(f"{MANIFEST} is of release {manifest.version}, targets.json of {version}")
     for detector in manifest.detectors:

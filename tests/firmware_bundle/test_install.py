@@ -402,10 +402,11 @@ def test_three_early_deaths_of_the_first_release_leave_none(depot: Depot) -> Non
         depot.vehicle.start()
 
 
-def test_a_dropped_release_can_be_installed_again(depot: Depot) -> None:
+@pytest.mark.parametrize("starts", [TRIES, TRIES + 1], ids=["before the start that drops it", "after"])
+def test_a_release_without_tries_can_be_installed_again(depot: Depot, starts: int) -> None:
     depot.confirmed(1)
     depot.install(2)
-    for _ in range(TRIES + 1):
+    for _ in range(starts):
         depot.vehicle.start()
     depot.install(2)
     assert depot.vehicle.start().manifest.version == 2

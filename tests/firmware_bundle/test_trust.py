@@ -25,7 +25,7 @@ from axlebox.firmware_bundle.errors import (
     TooOld,
     WrongTarget,
 )
-from axlebox.firmware_bundle.manifest import encode
+from axlebox.firmware_bundle.manifest import Golden, GoldenRow, encode
 from axlebox.firmware_bundle.trust import (
     MAX_METADATA_BYTES,
     Bundle,
@@ -44,6 +44,9 @@ def fleet(world: Any) -> Fleet:
     return Fleet(world)
 
 
+GOLDEN = encode(Golden((GoldenRow("2026-03-01T00:00:00Z", "temperature", 100.0, 0.5, False),)))
+
+
 class Fleet:
     """Small bundles of the world (no real model), changed members, and the vehicle's check."""
 
@@ -53,7 +56,7 @@ class Fleet:
 
     def files(self, version: int = 1, **manifest_changes: Any) -> dict[str, bytes]:
         manifest = self.world.manifest(version, **manifest_changes)
-        return {"manifest.json": encode(manifest), "golden.json": b"{}", "model.onnx": b"m"}
+        return {"manifest.json": encode(manifest), "golden.json": GOLDEN, "model.onnx": b"m"}
 
     def bundle(self, version: int = 1, **how: Any) -> bytes:
         changes = how.pop("manifest", {})
@@ -194,7 +197,7 @@ def test_a_root_file_that_the_release_does_not_list_is_refused(fleet: Fleet) -> 
 def test_a_member_of_another_release_is_refused(fleet: Fleet, name: str) -> None:
     """Both releases are good; only their mixture is not."""
     old = fleet.members(1)
-    other = fleet.members(2, files={**fleet.files(2), "golden.json": b"[]", "model.onnx": b"n"})
+    other = fleet.members(2, files={**fleet.files(2), "golden.json": GOLDEN + b"\n", "model.onnx": b"n"})
     fleet.check(old)
     fleet.check(other)
     with pytest.raises(Damaged):
@@ -213,6 +216,12 @@ def test_an_old_release_under_the_timestamp_or_snapshot_of_a_newer_one_is_refuse
 def test_the_manifest_of_another_release_is_refused_even_when_signed(fleet: Fleet) -> None:
     with pytest.raises(Damaged, match=r"release 1, targets\.json of 2"):
         fleet.check(fleet.bundle(2, files=fleet.files(1)))
+
+
+@pytest.mark.parametrize("golden", [b"{}", b'{"rows": []}', b"[1]", b"\xff"])
+def test_golden_readings_that_cannot_be_read_are_refused(fleet: Fleet, golden: bytes) -> None:
+    with pytest.raises(Malformed, match=r"golden\.json"):
+        fleet.check(fleet.bundle(files={**fleet.files(), "golden.json": golden}))
 
 
 @pytest.mark.parametrize("missing", ["manifest.json", "golden.json", "model.onnx"])
