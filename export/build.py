@@ -143,9 +143,10 @@ def make_golden(run: Run, detector_file: DetectorFile, model: bytes) -> Golden:
 def golden_readings(predictions: pd.DataFrame) -> list[Reading]:
     """Up to GOLDEN_ROWS readings of held-out time, half of them flagged if so many are, in order."""
     flags = predictions["flag"].to_numpy()
+    flagged, plain = np.flatnonzero(flags), np.flatnonzero(~flags)
+    from_flagged = min(len(flagged), GOLDEN_ROWS // 2)
     picked: set[int] = set()
-    for numbers in (np.flatnonzero(flags), np.flatnonzero(~flags)):
-        count = min(len(numbers), GOLDEN_ROWS // 2 if not picked else GOLDEN_ROWS - len(picked))
-        picked |= set(numbers[np.linspace(0, len(numbers) - 1, count).astype(int)].tolist()) if count else set()
+    for numbers, count in ((flagged, from_flagged), (plain, min(len(plain), GOLDEN_ROWS - from_flagged))):
+        picked.update(numbers[np.linspace(0, len(numbers) - 1, count).astype(int)].tolist() if count else ())
     chosen = predictions.iloc[sorted(picked)]
     return to_readings(chosen)

@@ -25,7 +25,8 @@ def keys() -> None:
 
 @keys.command("init")
 @click.option("--single", is_flag=True, help="One key for each role, all in keys/: for a first try.")
-def keys_init(single: bool) -> None:
+@json_option
+def keys_init(single: bool, as_json: bool) -> None:
     """Make keys and the root of trust (trust/root.json) that vehicles are provisioned with."""
     from axlebox.export.keys import init_single
     from axlebox.training.workspace import find_workspace
@@ -33,8 +34,14 @@ def keys_init(single: bool) -> None:
     if not single:
         raise UsageError("this version makes keys for a first try only. DO: axlebox keys init --single")
     root = init_single(find_workspace(Path.cwd()), datetime.now(UTC))
-    click.echo(f"keys in {root.parents[1] / 'keys'} (private, ignored by git); root of trust {root}")
-    click.echo("note: one key for each role and all in one folder is for a first try, not for production")
+    folder = root.parents[1] / "keys"
+    show(
+        {"keys": str(folder), "root": str(root)},
+        as_json,
+        f"keys in {folder} (private, ignored by git)",
+        f"root of trust {root}",
+        "note: one key for each role and all in one folder is for a first try, not for production",
+    )
 
 
 @keys.command("list")
@@ -46,10 +53,9 @@ def keys_list(as_json: bool) -> None:
 
     found = list_keys(find_workspace(Path.cwd()))
     record = [
-        {"role": one.role, "key": one.key_id, "threshold": one.threshold, "file": one.file and str(one.file)}
-        for one in found
+        {"role": one.role, "key": one.key_id, "needed": one.needed, "file": one.file and str(one.file)} for one in found
     ]
-    lines = [f"{one.role:10} {one.key_id[:16]}  needs {one.threshold}  {one.file or 'not here'}" for one in found]
+    lines = [f"{one.role:10} {one.key_id[:16]}  needs {one.needed}  {one.file or 'not here'}" for one in found]
     show({"keys": record}, as_json, *lines)
 
 

@@ -36,7 +36,7 @@ class KeyFacts:
 
     role: str
     key_id: str
-    threshold: int
+    needed: int
     file: Path | None
     """Where its private half lies in this workspace, if it does."""
 
@@ -47,9 +47,9 @@ def init_single(workspace: Workspace, now: datetime) -> Path:
     Returns the path of trust/root.json. Raises UsageError, and writes nothing, where keys exist.
     """
     root_path = workspace.trust / "root.json"
-    for path in (root_path, *(_key_path(workspace, role) for role in ROLES)):
+    for path in (root_path, workspace.keys):
         if path.exists():
-            raise UsageError(f"{path} exists; nothing was written")
+            raise UsageError(f"{path} exists; nothing was written. To begin anew, move keys/ and trust/ away first")
     signers = {role: CryptoSigner.generate_ed25519() for role in ROLES}
     root = Root(version=1, expires=expiry(now, _ROOT_YEARS), consistent_snapshot=False)
     for tuf_role, role in {"root": "root", "targets": "targets", "timestamp": "build", "snapshot": "build"}.items():
@@ -58,10 +58,13 @@ def init_single(workspace: Workspace, now: datetime) -> Path:
     metadata.sign(signers["root"])
     data = serialise(metadata)
     parse_root(data)
-    with disk.explained():
-        workspace.keys.mkdir(mode=0o700, exist_ok=True)
+    with workspace.locked(), disk.explained():
+        part = workspace.keys.with_name("keys.part")
+        disk.remove_tree(part)
+        part.mkdir(mode=0o700)
         for role, signer in signers.items():
-            disk.replace_durable(_key_path(workspace, role), signer.private_bytes, mode=0o600)
+            disk.write_durable(part / f"{role}.pem", signer.private_bytes, mode=0o600)
+        disk.rename_durable(part, workspace.keys)
         chain = workspace.trust / "chain"
         chain.mkdir(parents=True, exist_ok=True)
         disk.replace_durable(chain / "1.root.json", data)

@@ -35,10 +35,11 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
         f"for       hardware {', '.join(manifest.hardware)}; vehicles {', '.join(manifest.vehicles) or 'all'}; "
         f"runtime {manifest.min_runtime} or newer",
         f"signed    by {', '.join(key[:16] for key in bundle.signed_by)} in role targets "
-        f"({bundle.threshold} needed), under root {bundle.root_version}",
+        f"({bundle.signatures_needed} needed), under root {bundle.root_version}",
         *(f"data      {one.name}, {one.rows} rows, {one.invalid} invalid, sha256 {one.sha256}" for one in lineage.data),
         f"settings  {msgspec.json.encode(lineage.parameters).decode()}",
-        f"code      axlebox {lineage.code['axlebox']}, source sha256 {lineage.code['source_sha256']}",
+        f"code      axlebox {lineage.code.axlebox}, source sha256 {lineage.code.source_sha256}",
+        f"commit    {lineage.code.commit or 'none: the workspace is not in git'}",
         f"versions  {', '.join(f'{name} {version}' for name, version in lineage.versions.items())}",
     ]
     for spec in manifest.detectors:

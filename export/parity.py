@@ -29,9 +29,15 @@ PROBES_BESIDE = 100
 """Rows compared on each side of a swept offset, nearest in score."""
 MAX_SINGLE_ROWS = 20_000
 
-_LIMITS = np.finfo(np.float32)
-_SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, _LIMITS.smallest_subnormal, -_LIMITS.smallest_subnormal)
-_LARGEST = (_LIMITS.max, _LIMITS.min, _LIMITS.tiny, -_LIMITS.tiny)
+_FLOAT32 = np.finfo(np.float32)
+_SPECIAL = np.array(
+    [
+        *(np.nan, np.inf, -np.inf, 0.0, -0.0),
+        *(_FLOAT32.smallest_subnormal, -_FLOAT32.smallest_subnormal, _FLOAT32.tiny, -_FLOAT32.tiny),
+        *(_FLOAT32.max, _FLOAT32.min),
+    ],
+    dtype=np.float32,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +63,8 @@ def proof_rows(forest: IsolationForest, training: Rows) -> ProofRows:
         nearest = splits.astype(np.float32)
         for values in (np.nextafter(nearest, np.float32(-np.inf)), nearest, np.nextafter(nearest, np.float32(np.inf))):
             boundary.append(_put(training, feature, values))
-    special_values = np.array([*_SPECIAL, *_LARGEST], dtype=np.float32)
-    special = [_put(training, feature, special_values) for feature in range(training.shape[1])]
-    special.append(np.repeat(special_values[:, None], training.shape[1], axis=1))
+    special = [_put(training, feature, _SPECIAL) for feature in range(training.shape[1])]
+    special.append(np.repeat(_SPECIAL[:, None], training.shape[1], axis=1))
     return ProofRows(np.concatenate(boundary), np.concatenate(special), training, split_values)
 
 

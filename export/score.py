@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Bundle
 from axlebox.runtime.daemon import Totals
 from axlebox.runtime.detector import monitor_release
 from axlebox.runtime.readings import LineReader, format_time
-from axlebox.training.readings import read_lines
+from axlebox.runtime.sources import read_lines
 
 COLUMNS = ("time", "sensor", "value", "status", "score", "flag", "event")
 _BATCH_LINES = 8192
@@ -22,6 +22,8 @@ _BATCH_LINES = 8192
 
 def score_file(bundle: Bundle, readings: Path, output: Path) -> Totals:
     """Write one row for every line; raises Malformed, and writes nothing, where no line is a reading."""
+    if output.exists() and output.samefile(readings):
+        raise UsageError(f"{output} is the file of readings itself; name another output")
     release = make_release(bundle.digest, bundle.released, bundle.root_version, bundle.members)
     monitor = monitor_release(release)
     reader = LineReader(release.manifest.contract.only_sensor())

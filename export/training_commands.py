@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,13 +16,18 @@ _SHOWN_INVALID = 5
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-def init(folder: Path) -> None:
+@json_option
+def init(folder: Path, as_json: bool) -> None:
     """Write a workspace into DIR, which must not exist or be empty."""
     from axlebox.training.workspace import init_workspace
 
     workspace = init_workspace(folder)
-    click.echo(f"workspace {workspace.root}")
-    click.echo(f"next: cd {workspace.root} && axlebox ingest FILE")
+    show(
+        {"workspace": str(workspace.root)},
+        as_json,
+        f"workspace {workspace.root}",
+        f"next: cd {shlex.quote(str(workspace.root))} && axlebox ingest FILE",
+    )
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Every write of the vehicle goes through here, so that power-loss tests have one place to cut."""
+"""Every write of an installation goes through here, so that power-loss tests have one place to cut."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """A whole file of at most `limit` bytes."""
+def read_bounded(path: Path, at_most: int) -> bytes:
+    """A whole file of at most so many bytes."""
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(at_most + 1)
     except OSError as error:
         raise AxleboxError(f"{path}: {error.strerror}") from error
-    if len(data) > limit:
-        raise Malformed(f"{path} is larger than the {limit} bytes that are allowed")
+    if len(data) > at_most:
+        raise Malformed(f"{path} is larger than the {at_most} bytes that are allowed")
     return data

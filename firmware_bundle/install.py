@@ -74,7 +74,9 @@ class Vehicle:
 
         parse_root(root)
         path = data / "vehicle.json"
-        if path.exists():
+        with disk.explained():
+            provisioned = path.exists()
+        if provisioned:
             raise UsageError(f"{data} is provisioned already as {cls.open(data).identity.vehicle}; nothing changed")
         with disk.explained():
             data.mkdir(parents=True, exist_ok=True)
@@ -139,7 +141,7 @@ class Vehicle:
         bundle = self.verify(data, now)
         for warning in bundle.warnings:
             say(f"      note: {warning}")
-        say(f"[2/5] verify OK: {bundle.label}, signed {len(bundle.signed_by)} of {bundle.threshold} needed")
+        say(f"[2/5] verify OK: {bundle.label}, signed {len(bundle.signed_by)} of {bundle.signatures_needed} needed")
         state = self.state()
         if bundle.digest in (state.active, state.running) and self._opens(bundle.digest):
             raise AlreadyInstalled(f"{bundle.label} is installed already; nothing changed")
@@ -204,7 +206,8 @@ class Vehicle:
                 raise PreflightFailed("no release installed. DO: axleboxd install")
             if running == state.trial:
                 write_state(self.data, msgspec.structs.replace(state, tries=state.tries - 1))
-        return open_slot(self.slot(running))
+            # Inside the lock: an installation may sweep this slot as soon as it is free.
+            return open_slot(self.slot(running))
 
     def healthy(self, release: Release) -> None:
         """Give the try back: this start of `release` did not die early."""

@@ -115,14 +115,23 @@ class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
     invalid: Count
 
 
+class Code(Struct, frozen=True, forbid_unknown_fields=True):
+    """What made a release."""
+
+    axlebox: str
+    source_sha256: Sha256
+    """Over axlebox's installed source files: a workspace may be no git checkout."""
+    commit: str | None = None
+    """The workspace's commit where it has one, `-dirty` appended where files differed from it."""
+
+
 class Lineage(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a release comes from."""
 
     run: str
     data: tuple[DataFile, ...]
     parameters: dict[str, Any]
-    code: dict[str, str]
-    """axlebox's version, the sha256 of its source files, and the workspace's commit where it has one."""
+    code: Code
     versions: dict[str, str]
 
 
@@ -186,6 +195,10 @@ def decode_manifest(data: bytes) -> Manifest:
     if found != FORMAT:
         raise Malformed(f"manifest.json has format {found}, this runtime reads {FORMAT}: update the runtime")
     manifest = decode(data, Manifest, "manifest.json")
+    models = [detector.model for detector in manifest.detectors]
+    kinds = [detector.kind for detector in manifest.detectors]
+    if len(set(kinds)) < len(kinds) or len(set(models)) < len(models) or set(manifest.parity) != set(models):
+        raise Malformed("manifest.json: each detector needs a kind, a model and a parity proof of its own")
     unknown = {detector.kind for detector in manifest.detectors} - set(manifest.contract.kinds)
     if unknown:
         raise Malformed(f"manifest.json: no kind {', '.join(sorted(unknown))} in the contract")

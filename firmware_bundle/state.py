@@ -58,7 +58,7 @@ def read_state(data: Path) -> State:
         except Malformed:
             continue  # torn by a power cut; the other file counts
     if present and not found:
-        raise Damaged(f"{data}: no state file is readable. DO: provision this vehicle again")
+        raise Damaged(f"{data}: no state file is readable. DO: move it away, then provision and install")
     return max(found, key=lambda state: state.generation, default=State())
 
 

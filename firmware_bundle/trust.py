@@ -40,7 +40,6 @@ RELEASE_FIELD: Final = "x-axlebox"
 """The member of the signed part of targets.json that holds our own `ReleaseRecord`."""
 
 MAX_METADATA_BYTES = 512 * 1024
-MAX_ROOTS = 1024
 _ROOT_NAME = re.compile(r"([1-9][0-9]{0,4})\.root\.json")
 _METADATA_NAMES = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
 _SLOT_NAMES = frozenset({RECORD, NEWEST_ROOT})
@@ -76,8 +75,7 @@ class Bundle:
     released: datetime
     signed_by: tuple[str, ...]
     """Ids of the keys that signed in the targets role."""
-    threshold: int
-    """How many of them are needed."""
+    signatures_needed: int
     warnings: tuple[str, ...]
     _proof: InitVar[object]
     """Only `verify` has it; it is not kept, so that no copy with other content can be made."""
@@ -98,11 +96,11 @@ class Bundle:
             "version": self.manifest.version,
             "digest": self.digest,
             "signed_by": self.signed_by,
-            "signatures_needed": self.threshold,
+            "signatures_needed": self.signatures_needed,
             "released": self.released.isoformat(),
             "run": lineage.run,
             "data": {one.name: one.sha256 for one in lineage.data},
-            "code": lineage.code,
+            "code": msgspec.to_builtins(lineage.code),
             "warnings": self.warnings,
         }
 
@@ -111,8 +109,9 @@ class Bundle:
         lineage = self.manifest.lineage
         data = ", ".join(f"{one.name} {one.sha256[:8]}" for one in lineage.data)
         return (
-            f"{self.label}: good, signed {len(self.signed_by)} of {self.threshold} needed, "
-            f"built {self.released:%Y-%m-%d} by axlebox {lineage.code['axlebox']} from run {lineage.run}, data {data}"
+            f"{self.label}: good, signed {len(self.signed_by)} of {self.signatures_needed} needed, "
+            f"built {self.released:%Y-%m-%d} by axlebox {lineage.code.axlebox} from run {lineage.run}, "
+            f"data {data}, commit {lineage.code.commit or 'none'}"
         )
 
 
@@ -157,7 +156,7 @@ def verify(
         root_version=root.version,
         released=record.released,
         signed_by=tuple(sorted(targets.signatures)),
-        threshold=root.roles["targets"].threshold,
+        signatures_needed=root.roles["targets"].threshold,
         warnings=warnings,
         _proof=_PROOF,
     )
@@ -260,8 +259,8 @@ def _release_record(targets: Targets) -> ReleaseRecord:
         record = msgspec.convert(targets.unrecognized_fields.get(RELEASE_FIELD), ReleaseRecord)
     except msgspec.ValidationError as error:
         raise Malformed(f"targets.json, {RELEASE_FIELD}: {error}") from error
-    if record.released.tzinfo is None or len(record.roots) > MAX_ROOTS:
-        raise Malformed(f"targets.json, {RELEASE_FIELD}: the time has no zone, or too many roots")
+    if record.released.tzinfo is None:
+        raise Malformed(f"targets.json, {RELEASE_FIELD}: the time has no zone")
     return record
 
 

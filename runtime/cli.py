@@ -18,7 +18,7 @@ _COMMANDS = "axlebox.runtime.commands"
         "install": (f"{_COMMANDS}:install", "Install the bundle on a stick, on trial."),
         "confirm": (f"{_COMMANDS}:confirm", "Make the release on trial the one that stays."),
         "fallback": (f"{_COMMANDS}:fallback", "Go back to the other installed release."),
-        "status": (f"{_COMMANDS}:status", "What runs here, since when, on trial or confirmed."),
+        "status": (f"{_COMMANDS}:status", "What runs here, on trial or confirmed."),
         "selftest": (f"{_COMMANDS}:selftest", "Run the release's golden readings through this box."),
         "run": ("axlebox.runtime.run_command:run", "Score readings from a source, write events to sinks."),
     },

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -20,7 +22,7 @@ KEYBOARD = 130
 
 EXTRAS = {
     "kedro": "workstation",
-    "kedro_datasets": "workstation",
+    "kedro_telemetry": "workstation",
     "onnx": "workstation",
     "pandas": "workstation",
     "pyarrow": "workstation",
@@ -113,8 +115,11 @@ def _report_bug(name: str, debug: bool) -> str:
     if debug:
         return f"a bug in {name}: see above"
     try:
-        with tempfile.NamedTemporaryFile("w", prefix=f"{name}-bug-", suffix=".txt", delete=False) as file:
+        # One name a user: a program that is started over and over must not fill the disk with reports.
+        path = Path(tempfile.gettempdir()) / f"{name}-bug-{os.getuid()}.txt"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
             file.write(f"{name} {VERSION}, python {sys.version}\n{traceback.format_exc()}")
     except OSError as error:
         return f"a bug in {name}, and no report could be written ({error}). DO: run it again with --debug"
-    return f"a bug in {name}. DO: send the report {file.name} to its makers"
+    return f"a bug in {name}. DO: send the report {path} to its makers"

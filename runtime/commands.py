@@ -65,28 +65,37 @@ def verify(bundle: Path, data: Path, as_json: bool) -> None:
 @click.argument("bundle", type=click.Path(exists=True, path_type=Path))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @data_option
-def install(bundle: Path, yes: bool, data: Path) -> None:
+@json_option
+def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
     """Install BUNDLE (or the one bundle in a folder) on trial; nothing changes before the last step."""
     from axlebox.runtime.selftest import run_apart
+
+    def say(line: str) -> None:
+        if not as_json:
+            click.echo(line)
 
     vehicle = Vehicle.open(data)
     source = find_bundle(bundle)
     running = _running(vehicle)
     now_running = running.label if isinstance(running, Release) else running or "no release"
-    click.echo(f"FOUND  {source.name} for {vehicle.identity.vehicle}")
-    click.echo(f"NOW    {now_running}")
+    say(f"FOUND  {source.name} for {vehicle.identity.vehicle}")
+    say(f"NOW    {now_running}")
     if not yes:
-        if not sys.stdin.isatty():
+        if as_json or not sys.stdin.isatty():
             raise UsageError("nobody to ask here: give --yes to install without asking")
         click.confirm("Install it?", abort=True)
     try:
-        found = vehicle.install(source, run_apart, VERSION, _now(), say=click.echo)
+        found = vehicle.install(source, run_apart, VERSION, _now(), say)
     except AxleboxError as error:
         if not isinstance(error, AlreadyInstalled):
-            click.echo(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays.")
+            say(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays.")
         raise
-    click.echo(f"PASS   {vehicle.identity.vehicle} runs {found.label} on trial from its next start.")
-    click.echo("       DO: axleboxd run, look at its readings, then axleboxd confirm")
+    show(
+        found.facts(),
+        as_json,
+        f"PASS   {vehicle.identity.vehicle} runs {found.label} on trial from its next start.",
+        "       DO: axleboxd run, look at its readings, then axleboxd confirm",
+    )
 
 
 @click.command()

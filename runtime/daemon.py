@@ -74,11 +74,12 @@ class Daemon:
 
     def run(self, source: LineSource) -> Totals:
         """Until the source ends or a stop is asked for."""
-        started = monotonic()
+        report_at = monotonic() + HEALTHY_AFTER_S
         for lines in source.batches():
             self._handle(lines)
-            if monotonic() - started >= HEALTHY_AFTER_S:
+            if monotonic() >= report_at:
                 self._report_healthy()
+                report_at = monotonic() + HEALTHY_AFTER_S
         self.totals.cut_bytes = source.cut_bytes
         self._report_healthy()
         return self.totals

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
@@ -46,7 +46,7 @@ class Outcome(Struct, gc=False):
     score: float | None = None
     flag: bool = False
     event: str | None = None
-    """Id of the anomaly event that was raised at this moment, if one was."""
+    """Id of the sensor's anomaly event while it is raised."""
     events: tuple[dict[str, Any], ...] = ()
 
 
@@ -81,6 +81,14 @@ class Detector:
         return self._seen[sensor] <= self.spec.warmup
 
 
+class _Waiting(NamedTuple):
+    """A reading that waits for its score."""
+
+    reading: Reading
+    outcome: Outcome
+    row: tuple[float, ...]
+
+
 class Monitor:
     """The way of every reading: gate, detector of its kind, event rules."""
 
@@ -90,7 +98,7 @@ class Monitor:
         self._gate = Gate(contract)
         self._detectors = detectors
         self._origin = origin
-        self._raised: dict[str, dict[str, Any]] = {}
+        self._raised: dict[str, str] = {}
         self._invalid: dict[str, int] = {}
         self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
@@ -101,7 +109,7 @@ class Monitor:
         batches changes nothing about the outcomes.
         """
         outcomes = []
-        pending: dict[str, tuple[list[Outcome], list[tuple[float, ...]]]] = {}
+        pending: dict[str, list[_Waiting]] = {}
         for item in batch:
             if isinstance(item, BadLine):
                 outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
@@ -115,13 +123,14 @@ class Monitor:
                 if refusal is None:
                     self._queue(reading, outcome, pending)
             outcomes.append(outcome)
-        for kind, (waiting, rows) in pending.items():
-            scores, flags = self._detectors[kind].score_rows(np.array(rows, dtype=np.float32))
-            for outcome, row, score, flag in zip(waiting, rows, scores.tolist(), flags.tolist(), strict=True):
-                outcome.score = score
-                if outcome.status == OK:
-                    outcome.flag = flag
-                    self._judge(outcome, row, self._detectors[kind])
+        for kind, waiting in pending.items():
+            detector = self._detectors[kind]
+            scores, flags = detector.score_rows(np.array([one.row for one in waiting], dtype=np.float32))
+            for one, score, flag in zip(waiting, scores.tolist(), flags.tolist(), strict=True):
+                one.outcome.score = score
+                if one.outcome.status == OK:
+                    one.outcome.flag = flag
+                    self._judge(one, detector)
         return outcomes
 
     def _corrected(self, reading: Reading) -> Reading:
@@ -140,73 +149,58 @@ class Monitor:
             count = self._invalid.get(sensor, 0)
             self._invalid[sensor] = count + 1
             if count == 0:
-                outcome.events += (self._sensor_event(outcome, INVALID, line=outcome.line, reason=outcome.reason),)
+                details = {"line": outcome.line, "reason": outcome.reason}
+                outcome.events += (self._sensor_event(outcome, INVALID, outcome.sensor, **details),)
             return
         if self._invalid:
             for sensor in (NO_SENSOR, outcome.sensor):
                 dropped = self._invalid.pop(sensor, 0)
                 if dropped:
-                    outcome.events += (self._sensor_event(outcome, OK, sensor=sensor, dropped=dropped),)
+                    outcome.events += (self._sensor_event(outcome, OK, sensor, dropped=dropped),)
 
-    def _sensor_event(self, outcome: Outcome, state: str, **more: Any) -> dict[str, Any]:
+    def _sensor_event(self, outcome: Outcome, state: str, sensor: str, **more: Any) -> dict[str, Any]:
         time = None if outcome.time is None else format_time(outcome.time)
-        sensor = more.pop("sensor", outcome.sensor)
         return {"type": "sensor", "state": state, "sensor": sensor or None, "time": time, **more}
 
-    def _queue(
-        self,
-        reading: Reading,
-        outcome: Outcome,
-        pending: dict[str, tuple[list[Outcome], list[tuple[float, ...]]]],
-    ) -> None:
+    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[str, list[_Waiting]]) -> None:
         kind = self._contract.kind_of(reading.sensor)
         if kind is None or kind not in self._detectors:
             return
         detector = self._detectors[kind]
-        waiting, rows = pending.setdefault(kind, ([], []))
-        rows.append(detector.row(reading))
-        waiting.append(outcome)
+        pending.setdefault(kind, []).append(_Waiting(reading, outcome, detector.row(reading)))
         if detector.warming(reading.sensor):
             outcome.status = WARMING
 
-    def _judge(self, outcome: Outcome, row: tuple[float, ...], detector: Detector) -> None:
+    def _judge(self, one: _Waiting, detector: Detector) -> None:
         """Raise an event with the first flag, clear it with the first reading that has none."""
-        raised = self._raised.get(outcome.sensor)
+        sensor, outcome = one.reading.sensor, one.outcome
+        raised = self._raised.get(sensor)
         if outcome.flag and raised is None:
-            raised = self._anomaly(outcome, row, detector)
-            self._raised[outcome.sensor] = raised
-            outcome.event = raised["id"]
-            outcome.events += (raised,)
-        elif outcome.flag and raised is not None:
-            outcome.event = raised["id"]
+            raised = f"{self._origin.digest[:8]}-{sensor}-{int(one.reading.time)}"
+            self._raised[sensor] = outcome.event = raised
+            outcome.events += (self._anomaly("raised", raised, one, detector),)
+        elif outcome.flag:
+            outcome.event = raised
         elif raised is not None:
-            del self._raised[outcome.sensor]
-            cleared = {**self._anomaly(outcome, row, detector), "state": "cleared", "id": raised["id"]}
-            outcome.events += (cleared,)
+            del self._raised[sensor]
+            outcome.events += (self._anomaly("cleared", raised, one, detector),)
 
-    def _anomaly(self, outcome: Outcome, row: tuple[float, ...], detector: Detector) -> dict[str, Any]:
-        if outcome.time is None:
-            raise ValueError("only readings are judged, not bad lines")
+    def _anomaly(self, state: str, event: str, one: _Waiting, detector: Detector) -> dict[str, Any]:
+        why = zip(detector.feature_names, one.row, strict=True)
         return {
             "type": "anomaly",
-            "state": "raised",
-            "id": f"{self._origin.digest[:8]}-{outcome.sensor}-{int(outcome.time)}",
+            "state": state,
+            "id": event,
             # The raw value's forest saturates: it cannot tell a bit outside from far outside.
             "severity": "mild",
-            "sensor": outcome.sensor,
-            "time": format_time(outcome.time),
-            "value": outcome.value,
-            "score": outcome.score,
+            "sensor": one.reading.sensor,
+            "time": format_time(one.reading.time),
+            "value": one.reading.value,
+            "score": one.outcome.score,
             "threshold": detector.spec.threshold,
-            "why": [
-                {"feature": name, "value": number} for name, number in zip(detector.feature_names, row, strict=True)
-            ],
+            "why": [{"feature": name, "value": number} for name, number in why],
             "action": self._contract.kinds[detector.spec.kind].action,
-            "bundle": {
-                "name": self._origin.name,
-                "version": self._origin.version,
-                "digest": self._origin.digest,
-            },
+            "bundle": asdict(self._origin),
         }
 
 

@@ -6,7 +6,7 @@ One implementation serves training and the vehicle.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import FeatureSet
@@ -16,6 +16,10 @@ from axlebox.runtime.readings import Reading
 class Features(Protocol):
     """The bounded state of one sensor."""
 
+    names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, constants: Mapping[str, float]) -> None: ...
+
     def update(self, reading: Reading) -> tuple[float, ...]:
         """The feature row of the next reading; one number for each of the set's names."""
 
@@ -23,7 +27,7 @@ class Features(Protocol):
 class Value:
     """The reading itself: what the talk's detector sees."""
 
-    names = ("value",)
+    names: ClassVar[tuple[str, ...]] = ("value",)
 
     def __init__(self, constants: Mapping[str, float]) -> None:
         if constants:
@@ -33,10 +37,10 @@ class Value:
         return (reading.value,)
 
 
-_SETS: dict[tuple[str, int], type[Value]] = {("value", 1): Value}
+_SETS: dict[tuple[str, int], type[Features]] = {("value", 1): Value}
 
 
-def find(spec: FeatureSet) -> type[Value]:
+def find(spec: FeatureSet) -> type[Features]:
     """The class of a feature set. Raises Malformed where this runtime does not know it."""
     found = _SETS.get((spec.name, spec.version))
     if found is None:

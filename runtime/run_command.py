@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from axlebox.firmware_bundle.errors import NoData, PreflightFailed
+from axlebox.firmware_bundle.errors import NoData, PreflightFailed, UsageError
 from axlebox.firmware_bundle.install import Vehicle
 from axlebox.runtime.commands import data_option
-from axlebox.runtime.daemon import Daemon, summary
+from axlebox.runtime.daemon import Daemon, Totals, summary
 from axlebox.runtime.detector import monitor_release
 from axlebox.runtime.readings import LineReader
-from axlebox.runtime.sinks import open_sink
+from axlebox.runtime.sinks import Sink, open_sink
 from axlebox.runtime.sources import LineSource, StopSignal, open_source
 
 
@@ -32,7 +35,18 @@ def run(source: str, sinks: tuple[str, ...], with_readings: bool, data: Path) ->
     stop = StopSignal()
     vehicle = Vehicle.open(data)
     handle = open_source(source)
-    opened = [open_sink(uri) for uri in sinks]
+    if source.startswith("file:") and any(_is_file(handle, uri) for uri in sinks):
+        raise UsageError(f"{source} is a sink as well: it would never end")
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(contextlib.closing(open_sink(uri))) for uri in sinks]
+        totals = _run(vehicle, LineSource(handle, stop), opened, with_readings)
+    for line in summary(totals):
+        click.echo(f"axleboxd: {line}", err=True)
+    if totals.readings == totals.invalid and not stop.asked:
+        raise NoData(f"source {source} ended without one good reading")
+
+
+def _run(vehicle: Vehicle, source: LineSource, sinks: Sequence[Sink], with_readings: bool) -> Totals:
     release = vehicle.start()
 
     def healthy() -> bool:
@@ -42,17 +56,12 @@ def run(source: str, sinks: tuple[str, ...], with_readings: bool, data: Path) ->
             return False
         return True
 
-    daemon = Daemon(
-        monitor_release(release),
-        LineReader(release.manifest.contract.only_sensor()),
-        opened,
-        with_readings,
-        healthy,
-    )
-    totals = daemon.run(LineSource(handle, stop))
-    for sink in opened:
-        sink.close()
-    for line in summary(totals):
-        click.echo(f"axleboxd: {line}", err=True)
-    if totals.readings == totals.invalid and not stop.asked:
-        raise NoData(f"source {source} ended without one good reading")
+    monitor = monitor_release(release)
+    reader = LineReader(release.manifest.contract.only_sensor())
+    return Daemon(monitor, reader, sinks, with_readings, healthy).run(source)
+
+
+def _is_file(handle: int, uri: str) -> bool:
+    """Whether a sink's URI names the open file."""
+    path = Path(uri.removeprefix("file:"))
+    return uri.startswith("file:") and path.exists() and os.path.samestat(os.fstat(handle), path.stat())

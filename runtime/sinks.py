@@ -48,6 +48,8 @@ def open_sink(uri: str) -> Sink:
         return _Descriptor(os.dup(1), uri, durable=False)
     if scheme == "file" and rest:
         path = Path(rest)
+        if path.is_fifo():
+            raise UsageError(f"sink {path}: is a FIFO")
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:

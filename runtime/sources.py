@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from types import FrameType
 
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.readings import MAX_LINE_BYTES
+
+IDLE_S = 10.0
+"""Whoever takes batches is given a turn at least this often."""
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -47,14 +51,45 @@ def open_source(uri: str) -> int:
     if scheme == "file" and rest:
         path = Path(rest)
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: to open a FIFO would wait for its writer, and no signal would end the wait.
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise UsageError(f"source {path}: {error.strerror}") from error
-        if path.is_dir():
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise UsageError(f"source {path}: is a folder")
+            raise UsageError(f"source {path}: is not a regular file")
         return handle
     raise UsageError(f"source {uri!r} is not stdin: or file:PATH")
+
+
+class LineSplitter:
+    """Whole lines out of chunks of any size; of a line that is too long only its beginning is kept."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        """The beginning of a line whose end has not come yet."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that this chunk ends, without their line ends."""
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = self.rest + lines[0]
+            self.rest = rest
+        else:
+            self.rest += rest
+        # One byte over the bound is enough for the reader to call the line too long.
+        self.rest = self.rest[: MAX_LINE_BYTES + 1]
+        return lines
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, in bounded memory."""
+    splitter = LineSplitter()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield from splitter.feed(chunk)
+    if splitter.rest:
+        yield splitter.rest
 
 
 class LineSource:
@@ -63,33 +98,24 @@ class LineSource:
     def __init__(self, handle: int, stop: StopSignal) -> None:
         self._handle = handle
         self._stop = stop
-        self._rest = b""
+        self._splitter = LineSplitter()
         self.cut_bytes = 0
         """Bytes of a last line whose end had not arrived when the stop came; never scored."""
 
     def batches(self) -> Iterator[list[bytes]]:
-        """Lists of lines, never empty. A line beyond MAX_LINE_BYTES keeps only its beginning."""
+        """Lists of lines; an empty one where nothing came for IDLE_S."""
         while not self._stop.asked:
-            ready, _, _ = select.select([self._handle, self._stop.fileno()], [], [])
+            ready, _, _ = select.select([self._handle, self._stop.fileno()], [], [], IDLE_S)
+            if not ready:
+                yield []
             if self._handle not in ready:
                 continue
             chunk = os.read(self._handle, _CHUNK_BYTES)
             if not chunk:
-                if self._rest:
-                    yield [self._rest]
+                if self._splitter.rest:
+                    yield [self._splitter.rest]
                 return
-            lines = self._split(chunk)
+            lines = self._splitter.feed(chunk)
             if lines:
                 yield lines
-        self.cut_bytes = len(self._rest)
-
-    def _split(self, chunk: bytes) -> list[bytes]:
-        *lines, rest = chunk.split(b"\n")
-        if lines:
-            lines[0] = self._rest + lines[0]
-            self._rest = rest
-        else:
-            self._rest += rest
-        # One byte over the limit is enough for the reader to call the line too long.
-        self._rest = self._rest[: MAX_LINE_BYTES + 1]
-        return lines
+        self.cut_bytes = len(self._splitter.rest)

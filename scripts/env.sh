@@ -22,7 +22,7 @@ fingerprint() { cat "$@" | sha256sum | cut -d' ' -f1; }
 
 # make_venv FOLDER LOCK...: a virtual environment with the first lock, unless it holds one of them already.
 make_venv() {
-    local venv=$1 wanted=$2 lock held
+    local venv=$1 wanted=$2 lock held python
     shift
     held=$(cat "$venv/.lock-held" 2>/dev/null || true)
     for lock in "$@"; do
@@ -30,11 +30,12 @@ make_venv() {
     done
     echo "installing $wanted into ${venv#"$ROOT"/} (once; a few minutes with pip, seconds with uv)" >&2
     rm -rf "$venv"
+    python=$(find_python) || exit
     if command -v uv >/dev/null; then
-        uv venv --quiet --python "$(find_python)" "$venv"
+        uv venv --quiet --python "$python" "$venv"
         uv pip install --quiet --python "$venv/bin/python" --require-hashes --no-deps -r "$wanted"
     else
-        "$(find_python)" -m venv "$venv" || die "python's venv module does not work here (Debian: install python3-venv)"
+        "$python" -m venv "$venv" || die "python's venv module does not work here (Debian: install python3-venv)"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$wanted"
     fi
     fingerprint "$wanted" >"$venv/.lock-held"
@@ -53,6 +54,7 @@ make_wheel() {
     find "$copy" -name __pycache__ -prune -exec rm -rf {} +
     if ! (cd "$copy" && "$ROOT/.venv/bin/python" -m build --wheel --no-isolation --outdir "$ROOT/build/wheel" .) \
         >build/wheel/log 2>&1; then
+        rm -rf "$copy"
         cat build/wheel/log >&2
         die "the wheel could not be built" 70
     fi

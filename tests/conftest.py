@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root
 from axlebox.export.forest_onnx import convert
 from axlebox.export.signing import ReleaseTime, build_bundle
 from axlebox.firmware_bundle.manifest import (
+    Code,
     Contract,
     DataFile,
     DetectorSpec,
@@ -113,7 +114,7 @@ class World:
                 run="0123456789ab",
                 data=(DataFile("a.csv", "0" * 64, 10, 0),),
                 parameters={},
-                code={"axlebox": "0.1.0"},
+                code=Code("0.1.0", "0" * 64),
                 versions={},
             ),
         }

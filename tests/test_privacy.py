@@ -54,9 +54,21 @@ def test_the_watch_sees_a_connection_that_is_tried(watched: Any, axlebox: Any, t
     assert len(watched(program, cwd=tmp_path)) == 1
 
 
-def test_training_and_export_are_silent(watched: Any, axlebox: Any, copied: Path) -> None:
-    for words in (("train",), ("export",)):
-        assert watched(axlebox, *words, cwd=copied) == []
+def test_the_workstation_is_silent(watched: Any, axlebox: Any, exported: Path, tmp_path: Path) -> None:
+    """Every step of the demo, in an environment of its own."""
+    fleet = tmp_path / "fleet"
+    for words in (
+        ("init", fleet),
+        ("simulate", tmp_path / "readings.csv", "--days", 2, "--faults", 1),
+        ("ingest", exported.parent / "readings.csv"),
+        ("train",),
+        ("keys", "init", "--single"),
+        ("export",),
+        ("verify", "dist/fleet-1.axb"),
+        ("inspect", "dist/fleet-1.axb"),
+        ("score", "dist/fleet-1.axb", exported.parent / "readings.csv", "-o", "scored.csv"),
+    ):
+        assert watched(axlebox, *words, cwd=fleet if fleet.exists() else tmp_path) == [], words
     assert list(Path(axlebox.environment["HOME"]).rglob("*")) == []
 
 
@@ -68,6 +80,8 @@ def test_the_vehicle_is_silent(watched: Any, axleboxd: Any, exported: Path, tmp_
         ("install", exported / "dist/fleet-1.axb", "--yes"),
         ("selftest",),
         ("run", "--source", f"file:{run / 'held_out.csv'}"),
+        ("confirm",),
+        ("status",),
     ):
-        assert watched(axleboxd, *words, "--data", data, cwd=tmp_path) == []
+        assert watched(axleboxd, *words, "--data", data, cwd=tmp_path) == [], words
     assert list(Path(axleboxd.environment["HOME"]).rglob("*")) == []

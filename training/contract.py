@@ -19,7 +19,7 @@ def load_contract(path: Path) -> Contract:
         contract = msgspec.convert(raw, Contract)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise Malformed(f"{path}: {error}") from error
     check_contract(contract)
     if len(contract.kinds) != 1:

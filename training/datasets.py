@@ -14,7 +14,6 @@ from kedro.io import AbstractDataset
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.training.contract import load_contract
-from axlebox.training.provenance import git_commit
 from axlebox.training.readings import Checked, load_current
 from axlebox.training.runs import Run, Trained, load_forest, open_run, write_run
 from axlebox.training.workspace import find_workspace
@@ -147,7 +146,7 @@ class RunDataset(AbstractDataset[Trained, Run]):
 
     def save(self, data: Trained) -> None:
         self._path.mkdir(exist_ok=True)
-        self._saved = write_run(self._path, data, git_commit(self._path.parent))
+        self._saved = write_run(self._path, data)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}

@@ -8,9 +8,12 @@ from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
+from kedro.pipeline import Pipeline
 
-from axlebox.firmware_bundle.errors import AxleboxError
+from axlebox.firmware_bundle.errors import AxleboxError, UsageError
 from axlebox.training.parameters import check
+from axlebox.training.pipeline_registry import register_pipelines
+from axlebox.training.pipelines import record
 from axlebox.training.workspace import find_workspace
 
 
@@ -25,6 +28,14 @@ class OneLineError(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
+def _check_whole(pipeline: Pipeline) -> None:
+    """Raise UsageError where a run would be recorded from scratch that another run left."""
+    names = {node.name for node in pipeline.nodes}
+    missing = {node.name for node in register_pipelines()["__default__"].nodes} - names
+    if record.NODE in names and missing:
+        raise UsageError(f"{record.NODE} needs {', '.join(sorted(missing))} in the same run. DO: kedro run")
+
+
 class WorkspaceHooks:
     """One run at a time in a workspace, and parameters checked before anything is done."""
 
@@ -32,8 +43,9 @@ class WorkspaceHooks:
         self._held = contextlib.ExitStack()
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any], catalog: Any) -> None:
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         try:
+            _check_whole(pipeline)
             self._held.enter_context(find_workspace(Path(run_params["project_path"])).locked())
             check(catalog.load("parameters"))
         except AxleboxError as error:

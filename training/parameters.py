@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from axlebox.firmware_bundle.errors import UsageError
-from axlebox.firmware_bundle.manifest import BundleName, Count, Identifier, Positive
+from axlebox.firmware_bundle.manifest import BundleName, Count, Identifier
 
 
 class ForestParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ class BundleParameters(Struct, frozen=True, forbid_unknown_fields=True):
     hardware: Annotated[tuple[Identifier, ...], Meta(min_length=1)] = ("any",)
     vehicles: tuple[Identifier, ...] = ()
     min_sequence: Count = 0
-    expires_years: Positive = 20
+    expires_years: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline
 
-from axlebox.training.pipelines import data_engineering, data_science, metrics, pre_processing
+from axlebox.training.pipelines import data_engineering, data_science, metrics, pre_processing, record
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -11,5 +11,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "data_engineering": data_engineering.create_pipeline(),
         "data_science": data_science.create_pipeline(),
         "metrics": metrics.create_pipeline(),
+        "record": record.create_pipeline(),
     }
     return {**pipelines, "__default__": sum(pipelines.values(), start=Pipeline([]))}

@@ -8,6 +8,7 @@ import subprocess
 from importlib import metadata, util
 from pathlib import Path
 
+from axlebox.firmware_bundle.manifest import Code
 from axlebox.runtime.version import VERSION
 
 _PACKAGES = ("firmware_bundle", "runtime", "training", "export")
@@ -26,8 +27,8 @@ _LIBRARIES = (
 )
 
 
-def code_revision() -> dict[str, str]:
-    """axlebox's version and the sha256 over its installed source files: a workspace may be no git checkout."""
+def code_revision(workspace: Path) -> Code:
+    """axlebox's version, the sha256 over its installed source files, and a workspace's commit."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
         spec = util.find_spec(f"axlebox.{package}")
@@ -37,7 +38,7 @@ def code_revision() -> dict[str, str]:
         for path in sorted(folder.rglob("*.py")):
             digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return {"axlebox": VERSION, "source_sha256": digest.hexdigest()}
+    return Code(VERSION, digest.hexdigest(), git_commit(workspace))
 
 
 def library_versions() -> dict[str, str]:

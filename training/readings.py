@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, Sha256, decode, encode
 from axlebox.runtime.gate import Gate
-from axlebox.runtime.readings import MAX_LINE_BYTES, BadLine, LineReader, Reading
+from axlebox.runtime.readings import BadLine, LineReader, Reading
+from axlebox.runtime.sources import read_lines
 from axlebox.training.workspace import Workspace
 
 _MAX_CURRENT_BYTES = 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
 
 
 class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,16 +75,6 @@ class FileFacts:
     highest: float
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file; of a line that is too long only its beginning, so that memory stays bounded."""
-    with open(path, "rb") as file:
-        while line := file.readline(MAX_LINE_BYTES + 2):
-            whole = line.endswith(b"\n")
-            yield line.rstrip(b"\n")
-            while not whole and (more := file.readline(_CHUNK_BYTES)):
-                whole = more.endswith(b"\n")
-
-
 def check_items(items: Iterable[Reading | BadLine], gate: Gate, file: str) -> tuple[list[Reading], list[Invalid]]:
     """Part what the gate lets through from what it does not, in order."""
     good: list[Reading] = []
@@ -116,13 +106,14 @@ def _ingest_locked(
     stored = []
     gate = Gate(contract)
     for path in paths:
-        copy = _store(workspace, path)
+        incoming = _take_copy(workspace, path)
         reader = LineReader(contract.only_sensor())
-        good, invalid = check_items(reader.read(read_lines(workspace.raw / copy.stored)), gate, path.name)
+        good, invalid = check_items(reader.read(read_lines(incoming)), gate, path.name)
         if not good:
             why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
+            incoming.unlink()
             raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}")
-        stored.append(copy)
+        stored.append(_keep(workspace, path, incoming))
         found.append((_facts(path.name, reader, good, invalid), invalid))
     disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))
     return found
@@ -153,20 +144,23 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _store(workspace: Workspace, path: Path) -> StoredFile:
-    """Copy a file to a name made of its content; the copy is read from then on."""
+def _take_copy(workspace: Workspace, path: Path) -> Path:
+    """Copy a file into the workspace; only the copy is read from then on."""
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
+    incoming = workspace.raw / "incoming.part"
     with disk.explained():
-        part = workspace.raw / "incoming.part"
-        try:
-            shutil.copyfile(path, part)
-            digest = _sha256(part)
-            suffix = path.suffix.lower() if path.suffix.isascii() else ""
-            stored = StoredFile(path.name, digest, digest + suffix)
-            disk.rename_durable(part, workspace.raw / stored.stored)
-        finally:
-            part.unlink(missing_ok=True)
+        shutil.copyfile(path, incoming)
+    return incoming
+
+
+def _keep(workspace: Workspace, path: Path, incoming: Path) -> StoredFile:
+    """Give the copy of a file its final name, which is made of its content."""
+    digest = _sha256(incoming)
+    suffix = path.suffix.lower() if path.suffix.isascii() else ""
+    stored = StoredFile(path.name, digest, digest + suffix)
+    with disk.explained():
+        disk.rename_durable(incoming, workspace.raw / stored.stored)
     return stored
 
 

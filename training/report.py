@@ -176,8 +176,8 @@ def _lineage(record: RunRecord) -> str:
         [
             ("Data", data),
             ("Parameters", f"<code>{escape(str(lineage.parameters))}</code>"),
-            ("Code", f"axlebox {escape(lineage.code['axlebox'])} <code>{lineage.code['source_sha256']}</code>"),
-            ("Workspace commit", escape(record.commit or "not in git")),
+            ("Code", f"axlebox {escape(lineage.code.axlebox)} <code>{lineage.code.source_sha256}</code>"),
+            ("Workspace commit", escape(lineage.code.commit or "not in git")),
             ("Versions", escape(", ".join(f"{name} {version}" for name, version in lineage.versions.items()))),
         ]
     )

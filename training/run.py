@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -31,7 +32,7 @@ def parse_params(words: Sequence[str]) -> dict[str, Any]:
                 raise UsageError(f"--params {word!r}: {name} was given a value of its own before")
         try:
             inner[last] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise UsageError(f"--params {word!r}: the value is not readable") from error
     return found
 
@@ -39,6 +40,7 @@ def parse_params(words: Sequence[str]) -> dict[str, Any]:
 def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
     """Run all pipelines in a workspace and return the run that they recorded."""
     with _quiet_kedro():
+        load_parameters(workspace)  # a mistake in them is told in one line, before Kedro meets it
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
 
@@ -56,12 +58,19 @@ def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
 
 def load_parameters(workspace: Workspace) -> Parameters:
     """The workspace's parameters, from conf/base and conf/local as Kedro merges them."""
-    from kedro.config import OmegaConfigLoader
+    from kedro.config import MissingConfigException, OmegaConfigLoader
+    from omegaconf.errors import OmegaConfBaseException
 
     from axlebox.training.settings import CONFIG_LOADER_ARGS
 
     arguments: dict[str, Any] = CONFIG_LOADER_ARGS
-    return check(OmegaConfigLoader(str(workspace.root / "conf"), **arguments)["parameters"])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they would say, the error says
+            found = OmegaConfigLoader(str(workspace.root / "conf"), **arguments)["parameters"]
+    except (MissingConfigException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"{workspace.root / 'conf'}, parameters: {error}") from error
+    return check(found)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,6 @@ class RunRecord(Struct, frozen=True, forbid_unknown_fields=True):
     lineage: Lineage
     created: datetime
     created_by: str
-    commit: str | None
     data_quality: dict[str, Any]
     evaluation: dict[str, Any]
 
@@ -67,39 +66,41 @@ class Trained:
     parameters: Parameters
 
 
-def make_lineage(trained: Trained) -> Lineage:
-    """The lineage with its RUN id: equal inputs give an equal id."""
+def make_lineage(trained: Trained, workspace: Path) -> Lineage:
+    """The lineage with its RUN id: equal inputs give an equal id.
+
+    The commit is not among them: to commit a run's record would change its id.
+    """
     data = tuple(DataFile(**one) for one in trained.data_quality["files"])
     parameters = trained.parameters.training_only()
-    code = code_revision()
+    code = code_revision(workspace)
     versions = library_versions()
     inputs = {
         "data": [one.sha256 for one in data],
         "parameters": parameters,
         "contract": msgspec.to_builtins(trained.detector.contract),
         "features": [msgspec.to_builtins(one.features) for one in trained.detector.detectors],
-        "code": code,
+        "code": [code.axlebox, code.source_sha256],
         "versions": versions,
     }
     run = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:_ID_DIGITS]
     return Lineage(run=run, data=data, parameters=parameters, code=code, versions=versions)
 
 
-def write_run(runs: Path, trained: Trained, commit: str | None) -> str:
+def write_run(runs: Path, trained: Trained) -> str:
     """Write runs/RUN in one piece and make it the latest; returns RUN.
 
     A run that is there already is left as it is, since equal inputs made it.
     """
     import skops.io
 
-    lineage = make_lineage(trained)
+    lineage = make_lineage(trained, runs.parent)
     folder = runs / lineage.run
     if not folder.exists():
         record = RunRecord(
             lineage=lineage,
             created=datetime.now(UTC),
             created_by=who(),
-            commit=commit,
             data_quality=trained.data_quality,
             evaluation=trained.evaluation,
         )

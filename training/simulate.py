@@ -23,6 +23,9 @@ FAULTS = ("friction", "ramp", "spike", "stuck")
 _DAY_S = 86400
 _TAU_S = 2400.0
 _RISE_C = 34.0
+_FIRST_FAULT, _LAST_FAULT = 0.42, 0.97
+_FAULT_SHARE = _LAST_FAULT - _FIRST_FAULT
+_STEPS_PER_FAULT = 5
 _FIRST_SERVICE_H, _LAST_SERVICE_H = 5, 23
 
 
@@ -53,6 +56,9 @@ def simulate(out: Path, fleet: Fleet) -> tuple[int, list[Label]]:
     for path in (out, labels_path):
         if path.exists():
             raise UsageError(f"{path} exists; nothing was written")
+    steps = fleet.days * _DAY_S // fleet.period_s
+    if fleet.faults and steps * _FAULT_SHARE / fleet.faults < _STEPS_PER_FAULT:
+        raise UsageError(f"{steps} moments are too few for {fleet.faults} faults; nothing was written")
     times, sensors, values, labels = make_readings(fleet)
     stamps = [format_time(time) for time in times.tolist()]
     rows = [
@@ -103,7 +109,7 @@ def _ambient(times: NDArray[np.float64], random: np.random.Generator) -> NDArray
     weather = np.empty(len(days))
     today = 0.0
     for day in days:
-        today = 0.8 * today + 1.2 * random.standard_normal()
+        today = 0.8 * today + 0.5 * random.standard_normal()
         weather[day] = today
     return np.asarray(12 + np.interp(hours / 24, days, weather) + 6 * np.cos((hours - 15) * (2 * np.pi / 24)))
 
@@ -147,17 +153,17 @@ def _plan_faults(
     friction: NDArray[np.float64],
     random: np.random.Generator,
 ) -> tuple[list[Label], list[tuple[str, int, slice]]]:
-    """Place the faults evenly over the last three fifths of the time, kinds in turn.
+    """Place the faults evenly over the second part of the time, kinds in turn.
 
     What heats a bearing goes into `friction`; what only its sensor does is returned for later.
     """
     labels = []
     after = []
-    steps = np.linspace(0.42, 0.97, fleet.faults + 1) * len(times)
-    for order, (begin, limit) in enumerate(zip(steps[:-1].astype(int), steps[1:].astype(int), strict=True)):
+    steps = np.linspace(_FIRST_FAULT, _LAST_FAULT, fleet.faults + 1) * len(times)
+    for order, (begin, end) in enumerate(zip(steps[:-1].astype(int), steps[1:].astype(int), strict=True)):
         kind = FAULTS[order % len(FAULTS)]
         number = int(random.integers(len(sensors)))
-        length = 1 if kind == "spike" else max(2, int((limit - begin) * random.uniform(0.4, 0.8)))
+        length = 1 if kind == "spike" else max(2, int((end - begin) * random.uniform(0.4, 0.8)))
         span = slice(int(begin), min(int(begin) + length, len(times)))
         if kind == "friction":
             friction[span, number] = 45.0

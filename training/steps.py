@@ -77,13 +77,16 @@ def make_spec(contract: Contract, features: FeatureSet, threshold: float) -> Det
 
 
 def feature_rows(readings: pd.DataFrame, contract: Contract, features: FeatureSet) -> NDArray[np.float32]:
-    """Feature rows (n, k) of a replay through the Detector's own features."""
-    detector = Detector(make_spec(contract, features, 0.0), _never)
-    return np.array([detector.row(reading) for reading in to_readings(readings)], dtype=np.float32)
+    """Feature rows (n, k) of a replay through the vehicle's Monitor, as its model would be given them."""
+    seen = []
 
+    def note(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        seen.append(rows)
+        return np.zeros(len(rows)), np.zeros(len(rows), dtype=np.bool_)
 
-def _never(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    raise RuntimeError("there is no model yet")
+    spec = make_spec(contract, features, 0.0)
+    Monitor(contract, {spec.kind: Detector(spec, note)}, _UNKNOWN).process(to_readings(readings))
+    return np.concatenate(seen)
 
 
 def predict(forest: IsolationForest, spec: DetectorSpec, contract: Contract, readings: pd.DataFrame) -> pd.DataFrame:

@@ -68,16 +68,17 @@ def find_workspace(start: Path) -> Workspace:
     """The workspace that a folder belongs to. Raises UsageError."""
     for folder in (start.resolve(), *start.resolve().parents):
         settings = folder / "pyproject.toml"
-        if settings.is_file() and _MARK in settings.read_text(encoding="utf-8"):
+        if settings.is_file() and _MARK in settings.read_text(encoding="utf-8", errors="replace"):
             return Workspace(folder)
     raise UsageError(f"{start.resolve()} is in no workspace. DO: axlebox init DIR, then work inside it")
 
 
 def init_workspace(folder: Path) -> Workspace:
     """Write a new workspace. Raises UsageError, and writes nothing, where the folder has content."""
+    folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not an empty folder; nothing was written")
-    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")[:63] or "fleet"
+    name = re.sub(r"[^a-z0-9]+", "-", folder.name.lower()).strip("-")[:63] or "fleet"
     part = folder.parent / f".{folder.name}.part"
     with disk.explained():
         disk.remove_tree(part)
@@ -87,9 +88,7 @@ def init_workspace(folder: Path) -> Workspace:
         for path in sorted(part.rglob("*")):
             if path.is_file():
                 _fill_in(path, name)
-        if folder.exists():
-            folder.rmdir()
-        disk.rename_durable(part, folder)
+        disk.rename_durable(part, folder)  # takes the place of an empty folder, of no other
     return Workspace(folder)
 
 

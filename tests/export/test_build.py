@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from axlebox.export.build import golden_readings
 from axlebox.export.releases import read_releases
 from axlebox.export.schema import manifest_schema
 from axlebox.firmware_bundle.container import unpack
@@ -90,7 +92,7 @@ def test_one_differing_flag_stops_the_export_with_50_and_leaves_no_bundle(axlebo
         "forest_onnx.find_cut = lambda forest: right(forest) * 0.98\n"
     )
     done = run_with(axlebox, off, "export", cwd=copied)
-    assert done.returncode == 50 and "flags differ" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 50 and "parity: " in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (copied / "dist").exists()
     assert len(read_releases(copied / "releases.jsonl")) == 1
 
@@ -204,6 +206,21 @@ def test_score_answers_every_line_as_scikit_learn_does(axlebox: Any, exported: P
     forest = load_forest(run.folder / "forest.skops")
     assert [row["flag"] == "1" for row in good] == (forest.predict(values) == -1).tolist()
     assert all(bool(row["event"]) == (row["flag"] == "1") for row in good)
+
+
+def test_score_does_not_write_over_the_readings(axlebox: Any, exported: Path, tmp_path: Path) -> None:
+    readings = Path(shutil.copy(exported.parent / "readings.csv", tmp_path))
+    before = readings.read_bytes()
+    done = axlebox("score", bundle_of(exported), readings, "-o", readings, cwd=exported)
+    assert done.returncode == 2 and readings.read_bytes() == before
+
+
+@pytest.mark.parametrize(("flagged", "expected"), [(0, 200), (30, 200), (500, 200)])
+def test_golden_readings_are_as_many_whatever_is_flagged(flagged: int, expected: int) -> None:
+    frame = pd.DataFrame({"time": np.arange(1000.0), "sensor": "a", "value": 1.0, "flag": np.arange(1000) < flagged})
+    found = golden_readings(frame)
+    assert len({one.time for one in found}) == expected
+    assert sum(one.time < flagged for one in found) == min(flagged, 100)
 
 
 def test_score_of_a_file_without_readings_writes_nothing(axlebox: Any, exported: Path, tmp_path: Path) -> None:

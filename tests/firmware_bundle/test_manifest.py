@@ -194,3 +194,16 @@ def test_records_cannot_be_changed(world: Any) -> None:
     with pytest.raises(AttributeError):
         world.manifest().version = 2
     assert msgspec.structs.replace(world.manifest(), version=2).version == 2
+
+
+def test_every_detector_has_a_kind_a_model_and_a_proof_of_its_own(plain: dict[str, Any]) -> None:
+    (detector,) = plain["detectors"]
+    proof = plain["parity"]["model.onnx"]
+    for changes in (
+        {"detectors": [detector, {**detector, "model": "b.onnx"}], "parity": {"model.onnx": proof, "b.onnx": proof}},
+        {"detectors": [detector, {**detector, "kind": "coolant"}]},
+        {"parity": {}},
+        {"parity": {"model.onnx": proof, "b.onnx": proof}},
+    ):
+        with pytest.raises(Malformed, match="of its own"):
+            decode_manifest(as_json({**plain, **changes}))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 import pytest
@@ -133,17 +133,24 @@ def test_an_unexpected_exception_goes_to_a_file_whose_name_is_printed(
 
 
 def test_where_no_report_can_be_written_there_is_still_one_line_and_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """A full or read-only disk is a likely reason for being here."""
-
-    def full(*args: Any, **kwargs: Any) -> NoReturn:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     ended = program(monkeypatch, capsys, raising(ZeroDivisionError("by nothing")), "fail")
     assert ended.code == 70
     assert re.fullmatch(r"demo: [^\n]+\n", ended.err)
+
+
+def test_reports_of_a_program_that_fails_over_and_over_do_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for number in range(3):
+        program(monkeypatch, capsys, raising(ZeroDivisionError(f"for the {number}. time")), "fail")
+    (report,) = tmp_path.iterdir()
+    assert "for the 2. time" in report.read_text()
+    assert report.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("words", [["fail", "--debug"], ["--debug", "fail"]])

@@ -255,6 +255,16 @@ def test_a_reader_of_stdout_that_has_gone_ends_the_daemon_without_a_traceback(st
     assert b"Traceback" not in process.stderr.read()
 
 
+def test_a_source_that_is_a_sink_as_well_is_refused(start: Start, tmp_path: Path) -> None:
+    """It would feed itself for ever."""
+    path = tmp_path / "both.csv"
+    path.write_bytes(HOT)
+    (tmp_path / "link").symlink_to(path)
+    code, _, err = finish(start("--source", f"file:{path}", "--sink", f"file:{tmp_path / 'link'}", "--readings"))
+    assert (code, path.read_bytes()) == (2, HOT)
+    assert "is a sink as well" in err
+
+
 def test_a_full_sink_is_one_line(start: Start) -> None:
     code, _, err = finish(start("--sink", "file:/dev/full"), HOT)
     assert code == 30
@@ -399,8 +409,8 @@ def test_a_batch_without_events_writes_nothing(world: Any) -> None:
 
 @pytest.mark.parametrize(
     ("answers", "expected"),
-    [([True], [1075.0]), ([False, True], [1075.0, 1100.0])],
-    ids=["told once", "told again where it could not be noted"],
+    [([True], [1075.0]), ([False, True], [1075.0, 1150.0])],
+    ids=["told once", "told again a minute later where it could not be noted"],
 )
 def test_a_start_is_healthy_after_a_minute(
     world: Any, monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: list[float]
@@ -416,7 +426,7 @@ def test_a_start_is_healthy_after_a_minute(
         calls.append(clock[0])
         return answers[len(calls) - 1]
 
-    daemon(world, ListSink(), healthy).run(ListSource([[b""]] * 5, wait))
+    daemon(world, ListSink(), healthy).run(ListSource([[b""]] * 7, wait))
     assert calls == expected
 
 

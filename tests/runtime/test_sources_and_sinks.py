@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from axlebox.firmware_bundle.errors import AxleboxError, UsageError
 from axlebox.runtime.readings import MAX_LINE_BYTES, BadLine, LineReader
 from axlebox.runtime.sinks import open_sink
-from axlebox.runtime.sources import LineSource, StopSignal, open_source
+from axlebox.runtime.sources import LineSource, LineSplitter, StopSignal, open_source, read_lines
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,7 +142,7 @@ def test_a_source_that_is_neither_stdin_nor_a_file_is_a_usage_error_that_names_i
 
 
 def test_a_source_file_that_is_missing_or_a_folder_is_a_usage_error_that_names_it(tmp_path: Path) -> None:
-    for path, why in ((tmp_path / "missing.csv", "No such file or directory"), (tmp_path, "is a folder")):
+    for path, why in ((tmp_path / "missing.csv", "No such file or directory"), (tmp_path, "is not a regular file")):
         with pytest.raises(UsageError) as caught:
             open_source(f"file:{path}")
         assert str(caught.value) == f"source {path}: {why}"
@@ -199,3 +200,26 @@ def test_a_full_disk_is_said_in_one_line() -> None:
         sink.write(b"one\n")
     assert str(caught.value) == "sink file:/dev/full: No space left on device"
     sink.close()
+
+
+def test_a_fifo_is_refused_at_once_instead_of_waited_for(tmp_path: Path) -> None:
+    """To open one would wait for its other end, and SIGTERM would not end the wait."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(UsageError, match="is not a regular file"):
+        open_source(f"file:{fifo}")
+    with pytest.raises(UsageError, match="is a FIFO"):
+        open_sink(f"file:{fifo}")
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_a_file_and_a_stream_are_cut_into_the_same_lines(data: bytes, size: int) -> None:
+    splitter = LineSplitter()
+    found = [line for at in range(0, len(data), size) for line in splitter.feed(data[at : at + size])]
+    if splitter.rest:
+        found.append(splitter.rest)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert list(read_lines(Path(file.name))) == found == data.split(b"\n")[: len(found)]

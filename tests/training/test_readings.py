@@ -61,6 +61,7 @@ def test_a_file_without_a_reading_is_refused_and_nothing_changes(
         take_in(content)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
     assert len(current(workspace).readings) == 2
+    assert len(list(workspace.raw.iterdir())) == 3, "the refused file was kept"
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def test_the_files_are_readings_and_labels(tmp_path: Path) -> None:
     assert [row["sensor"] for row in rows] == [label.sensor for label in labels] and len(rows) == 3
 
 
+def test_more_faults_than_there_is_time_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too few for 6 faults"):
+        simulate(tmp_path / "out.csv", Fleet(days=1, period_s=43200))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out.labels.csv").write_text("mine")
     with pytest.raises(UsageError, match="nothing was written"):

@@ -8,7 +8,7 @@ import pytest
 from sklearn.ensemble import IsolationForest
 
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
-from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind
+from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind, Sensor
 from axlebox.training import steps
 from axlebox.training.forest import train_forest
 from axlebox.training.parameters import BundleParameters, Parameters, check
@@ -94,3 +94,19 @@ def test_params_are_nested_by_dots_and_read_as_yaml() -> None:
 def test_params_that_are_no_assignment_are_refused(words: str) -> None:
     with pytest.raises(AxleboxError, match="--params"):
         parse_params([words])
+
+
+def test_a_commissioning_offset_changes_nothing_but_the_values() -> None:
+    """Readings that are 50 too low and an offset of 50 must train and flag as the right readings do."""
+    random = np.random.default_rng(2)
+    right = frame([float(number) for number in range(300)]).assign(value=random.normal(100, 3, 300).round(1))
+    low = right.assign(value=right["value"] - 50)
+    offset = Contract(kinds={"temperature": Kind()}, sensors={"temperature": Sensor("temperature", offset=50.0)})
+    flags = []
+    for readings, contract in ((right, CONTRACT), (low, offset)):
+        train, test = steps.split_by_time(readings, 0.8)
+        forest = train_forest(steps.feature_rows(train, contract, VALUE), PARAMETERS)
+        spec = steps.make_spec(contract, VALUE, -float(forest.offset_))
+        flags.append(steps.predict(forest, spec, contract, test)["flag"].tolist())
+    assert flags[0] == flags[1]
+    assert any(flags[0])

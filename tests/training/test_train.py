@@ -118,11 +118,41 @@ def test_kedro_s_commands_leave_nothing_in_the_home_folder(kedro: Any, copied: P
     pytest.importorskip("kedro_viz", reason="the extra ui is not installed")
     home = copied.parent / "clean-home"
     home.mkdir()
+    (copied / ".telemetry").unlink()  # even where somebody removed it
     clean = type(kedro)(kedro.command, {**kedro.environment, "HOME": str(home)})
     for words in (("registry", "list"), ("run", "--nodes=node_train_test_split"), ("viz", "build")):
         clean.ok(*words, cwd=copied)
     clean("ipython", cwd=copied, input="exit\n")
     assert [str(path.relative_to(home)) for path in home.rglob("*")] == []
+
+
+def test_scratch_of_another_run_is_never_recorded_under_this_run_s_settings(kedro: Any, copied: Path) -> None:
+    before = sorted(path.name for path in (copied / "runs").iterdir())
+    kedro.ok("run", "--pipelines=metrics", "--params=contamination_factor=0.3", cwd=copied)
+    done = kedro("run", "--pipelines=metrics,record", "--params=contamination_factor=0.3", cwd=copied)
+    assert done.returncode == 2 and "DO: kedro run" in done.stderr and "Traceback" not in done.stderr
+    assert sorted(path.name for path in (copied / "runs").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("parameters.yml", "forest: [", "parameters"),
+        ("parameters.yml", None, "parameters"),
+        ("contract.yml", "kinds: {temperature: {warm: 1}}", "contract.yml"),
+        ("contract.yml", "kinds: 2022-13-45", "contract.yml"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line(
+    axlebox: Any, copied: Path, file: str, content: str | None, named: str
+) -> None:
+    path = copied / "conf/base" / file
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    done = axlebox("train", cwd=copied)
+    assert done.returncode in (2, 15), done.stderr
+    assert named in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -200,4 +230,4 @@ def test_the_report_asks_for_nothing_outside_itself_and_shows_the_proof(exported
 def test_a_workspace_outside_git_and_without_git_can_train(axlebox: Any, copied: Path) -> None:
     environment = {**axlebox.environment, "PATH": os.fspath(copied / "no-programs-here")}
     type(axlebox)(axlebox.command, environment).ok("train", cwd=copied)
-    assert latest(copied).record().commit is None
+    assert latest(copied).record().lineage.code.commit is None

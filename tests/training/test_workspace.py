@@ -38,9 +38,13 @@ def test_what_exists_already_is_not_overwritten(tmp_path: Path, content: str) ->
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_an_empty_folder_becomes_a_workspace(tmp_path: Path) -> None:
+def test_an_empty_folder_becomes_a_workspace_also_by_the_name_of_dot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "fleet").mkdir()
-    assert (init_workspace(tmp_path / "fleet").root / "pyproject.toml").exists()
+    monkeypatch.chdir(tmp_path / "fleet")
+    assert init_workspace(Path()).root == tmp_path / "fleet"
+    assert (tmp_path / "fleet/pyproject.toml").exists()
 
 
 def test_a_workspace_is_found_from_any_folder_inside_it(tmp_path: Path) -> None:

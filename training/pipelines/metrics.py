@@ -1,4 +1,4 @@
-"""From predictions to figures, and everything together to runs/RUN."""
+"""From predictions to figures."""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
@@ -13,21 +13,6 @@ def create_pipeline() -> Pipeline:
                 inputs=["predictions", "train_readings", "detector"],
                 outputs="evaluation",
                 name="node_evaluate",
-            ),
-            node(
-                nodes.record_run,
-                inputs={
-                    "forest": "forest",
-                    "detector": "detector",
-                    "contract": "contract",
-                    "rows": "feature_rows",
-                    "predictions": "predictions",
-                    "evaluation": "evaluation",
-                    "quality": "data_quality",
-                    "raw_parameters": "parameters",
-                },
-                outputs="run",
-                name="node_record_run",
             ),
         ]
     )
