@@ -68,8 +68,8 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
     (spec,) = detector_file.detectors
     model, proof = _prove(run, spec)
     say(
-        f"parity: {proof.rows} rows at and beside {proof.split_values} split values, special and training rows, "
-        f"{proof.offsets} offsets: {proof.flags_differing} flags differ, "
+        f"parity: {proof.rows} rows, {proof.boundary_rows} of them at and beside {proof.split_values} split values\n"
+        f"  {proof.offsets} offsets swept: {proof.flags_differing} flags differ, "
         f"largest score difference {proof.largest_score_difference:g}"
     )
     parity.require(proof)

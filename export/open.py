@@ -11,6 +11,7 @@ import msgspec
 from axlebox.export.keys import read_root
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
+from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
 from axlebox.firmware_bundle.trust import Bundle, verify
 from axlebox.training.workspace import find_workspace
@@ -18,7 +19,13 @@ from axlebox.training.workspace import find_workspace
 
 def open_bundle(path: Path, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None) -> Bundle:
     """A verified bundle; `trust` None means the root of the workspace around the current folder."""
-    root = disk.read_bounded(trust, MAX_CONTAINER_BYTES) if trust else read_root(find_workspace(Path.cwd()))
+    if trust is None:
+        try:
+            root = read_root(find_workspace(Path.cwd()))
+        except UsageError as error:
+            raise UsageError("this folder is in no workspace. DO: give --trust root.json") from error
+    else:
+        root = disk.read_bounded(trust, MAX_CONTAINER_BYTES)
     return verify(disk.read_bounded(path, MAX_CONTAINER_BYTES), root, datetime.now(UTC), 0, hardware, vehicle)
 
 

@@ -9,6 +9,8 @@ class AxleboxError(Exception):
     """An expected failure: its text is the one line that a person reads."""
 
     exit_code: ClassVar[int] = 30
+    advice: ClassVar[str] = "try again; if it fails again, call for help"
+    """What a technician does about it."""
 
 
 class UsageError(AxleboxError):
@@ -25,46 +27,54 @@ class BadSignature(AxleboxError):
     """A signature that is present does not verify."""
 
     exit_code = 10
+    advice = "do not use this bundle; ask where it comes from"
 
 
 class TooFewSignatures(AxleboxError):
     """Signers are unknown, or fewer signed than the role asks for."""
 
     exit_code = 11
+    advice = "check that bundle and vehicle belong to the same fleet"
 
 
 class Damaged(AxleboxError):
     """Bytes are missing or differ from what was signed or installed."""
 
     exit_code = 12
+    advice = "copy the bundle again, or use the second stick"
 
 
 class WrongTarget(AxleboxError):
     """Made for another vehicle or other hardware."""
 
     exit_code = 13
+    advice = "find the bundle for this vehicle"
 
 
 class TooOld(AxleboxError):
     """A rollback (below the floor), or expired metadata."""
 
     exit_code = 14
+    advice = "find a newer bundle; check the clock if it is named"
 
 
 class Malformed(AxleboxError):
     """Not what its format promises."""
 
     exit_code = 15
+    advice = "check that this is the right file"
 
 
 class PreflightFailed(AxleboxError):
     """Something that is needed first is missing: space, permissions, runtime version, a release."""
 
     exit_code = 20
+    advice = "mend what is named above, then try again"
 
 
 class SelfTestFailed(AxleboxError):
     exit_code = 31
+    advice = "leave this release; call for help"
 
 
 class FallbackFailed(AxleboxError):

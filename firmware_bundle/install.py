@@ -195,11 +195,15 @@ class Vehicle:
                 disk.remove_tree(path)
         self._incoming.unlink(missing_ok=True)
 
-    def start(self) -> Release:
-        """The release to run now. A start of a release on trial costs one try until `healthy`."""
+    def start(self, say: Callable[[str], None] = lambda line: None) -> Release:
+        """The release to run now. A start of a release on trial costs one try until `healthy`.
+
+        `say` is told where the release on trial has no try left and is dropped.
+        """
         with self._locked():
             state = self.state()
             if state.trial is not None and state.tries == 0:
+                say(f"the release on trial ({state.trial[:8]}) ended early {TRIES} times; it is dropped")
                 state = write_state(self.data, msgspec.structs.replace(state, trial=None))
             running = state.running
             if running is None:
@@ -255,7 +259,7 @@ class Vehicle:
                 target = state.previous
                 changed = msgspec.structs.replace(state, active=target, previous=state.active)
             else:
-                raise FallbackFailed("there is no other release to fall back to; nothing changed")
+                raise PreflightFailed("there is no other release to fall back to; nothing changed")
             try:
                 release = open_slot(self.slot(target))
             except AxleboxError as error:

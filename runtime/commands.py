@@ -42,7 +42,10 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
     try:
         identity = msgspec.convert({"vehicle": vehicle, "hardware": hardware}, Identity)
     except msgspec.ValidationError as error:
-        raise UsageError(f"--vehicle or --hardware: {error}") from error
+        raise UsageError(
+            f"--vehicle {vehicle!r}, --hardware {hardware!r}: ids are 1 to 64 letters, digits and . _ : / -, "
+            "beginning with a letter or a digit"
+        ) from error
     Vehicle.provision(data, disk.read_bounded(trust, MAX_CONTAINER_BYTES), identity)
     show(
         {"vehicle": vehicle, "hardware": hardware, "data": str(data)},
@@ -83,12 +86,14 @@ def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
     if not yes:
         if as_json or not sys.stdin.isatty():
             raise UsageError("nobody to ask here: give --yes to install without asking")
-        click.confirm("Install it?", abort=True)
+        if not click.confirm("Install it?"):
+            click.echo("not installed; nothing changed")
+            return
     try:
         found = vehicle.install(source, run_apart, VERSION, _now(), say)
     except AxleboxError as error:
         if not isinstance(error, AlreadyInstalled):
-            say(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays.")
+            say(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays. DO: {error.advice}")
         raise
     show(
         found.facts(),

@@ -8,6 +8,7 @@ from time import monotonic
 import msgspec
 from msgspec import Struct
 
+from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime.detector import INVALID, NO_SENSOR, Monitor, Outcome
 from axlebox.runtime.readings import LineReader, format_time
 from axlebox.runtime.sinks import Sink
@@ -75,11 +76,15 @@ class Daemon:
     def run(self, source: LineSource) -> Totals:
         """Until the source ends or a stop is asked for."""
         report_at = monotonic() + HEALTHY_AFTER_S
-        for lines in source.batches():
-            self._handle(lines)
-            if monotonic() >= report_at:
-                self._report_healthy()
-                report_at = monotonic() + HEALTHY_AFTER_S
+        try:
+            for lines in source.batches():
+                self._handle(lines)
+                if monotonic() >= report_at:
+                    self._report_healthy()
+                    report_at = monotonic() + HEALTHY_AFTER_S
+        except AxleboxError:
+            self._report_healthy()  # a sink that failed is not the release's fault
+            raise
         self.totals.cut_bytes = source.cut_bytes
         self._report_healthy()
         return self.totals

@@ -5,6 +5,8 @@ A reading that is held back is reported as sensor status, never as an anomaly.
 
 from __future__ import annotations
 
+import math
+
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract
 from axlebox.runtime.readings import Reading, format_time
@@ -13,7 +15,7 @@ MAX_SENSORS = 4096
 LARGEST = 3.4028234663852886e38
 """The largest float32, which is what models take; NaN and infinities are not below it either."""
 
-_CHECKS = ("range", "max_rate_per_s", "stuck_after_s", "stale_after_s", "warn", "critical")
+_CHECKS = ("period_s", "range", "max_rate_per_s", "stuck_after_s", "stale_after_s", "warn", "critical")
 
 
 def check_contract(contract: Contract) -> None:
@@ -28,6 +30,8 @@ def check_contract(contract: Contract) -> None:
     for name, sensor in contract.sensors.items():
         if sensor.kind not in contract.kinds:
             raise Malformed(f"contract, sensors.{name}.kind: {sensor.kind!r} is not one of the kinds")
+        if not math.isfinite(sensor.offset):
+            raise Malformed(f"contract, sensors.{name}.offset: {sensor.offset} is not a number to add")
 
 
 class Gate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -12,6 +14,8 @@ MAX_LINE_BYTES = 4096
 _TIME, _SENSOR, _VALUE = "time", "sensor", "value"
 _PLAIN_LAYOUTS = {2: (_TIME, _VALUE), 3: (_TIME, _SENSOR, _VALUE)}
 _MAX_SENSOR_CHARS = 64
+_ALIASES = {"timestamp": _TIME}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 # A day inside the years 1 to 9999, so that every time that is read can also be written, in UTC and rounded.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -42,6 +46,8 @@ class _JsonReading(Struct, frozen=True):
 
 def parse_time(text: str) -> float:
     """POSIX seconds of an RFC 3339 time; without a zone it is UTC. Raises ValueError."""
+    if not _DATE.match(text):  # fromisoformat also takes 1704067200000 for a day in the year 1704
+        raise ValueError(f"{text} is not an RFC 3339 time")
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -110,7 +116,7 @@ class LineReader:
             reading = self._read_json(text)
             self.format = "json lines"
             return reading
-        cells = [cell.strip().strip('"').lower() for cell in text.split(",")]
+        cells = [_ALIASES.get(cell.lower(), cell.lower()) for cell in _split(text)]
         if {_TIME, _VALUE} <= set(cells) <= {_TIME, _SENSOR, _VALUE} and len(set(cells)) == len(cells):
             self.format, self.columns, self.has_header = "csv", tuple(cells), True
             return None
@@ -126,7 +132,7 @@ class LineReader:
         return reading
 
     def _read_csv(self, text: str) -> Reading:
-        cells = text.split(",")
+        cells = _split(text)
         if len(cells) != len(self.columns):
             raise ValueError(f"{_count(cells)}, expected {len(self.columns)} ({','.join(self.columns)})")
         if len(cells) == 2 and not self.has_header:  # the quick way for the common case
@@ -134,8 +140,8 @@ class LineReader:
         else:
             row = dict(zip(self.columns, cells, strict=True))
             time, value = row[_TIME], row[_VALUE]
-            sensor = _sensor_id(row[_SENSOR].strip().strip('"')) if _SENSOR in row else self._default_sensor
-        return Reading(_time(time.strip().strip('"')), sensor, _number(value), self._line)
+            sensor = _sensor_id(row[_SENSOR]) if _SENSOR in row else self._default_sensor
+        return Reading(_time(time), sensor, _number(value), self._line)
 
     def _read_json(self, text: str) -> Reading:
         try:
@@ -144,6 +150,13 @@ class LineReader:
             raise ValueError(f"not a JSON reading: {error}") from None
         sensor = self._default_sensor if row.sensor is None else _sensor_id(row.sensor)
         return Reading(_time(row.time), sensor, float("nan") if row.value is None else row.value, self._line)
+
+
+def _split(text: str) -> list[str]:
+    """The cells of a CSV line, without the spaces around them; a quoted comma is no separator."""
+    if '"' in text:
+        return [cell.strip() for cell in next(csv.reader([text], skipinitialspace=True))]
+    return [cell.strip() for cell in text.split(",")]
 
 
 def _count(cells: Sequence[str]) -> str:
@@ -159,15 +172,14 @@ def _time(text: str) -> float:
 
 def _number(text: str) -> float:
     """A value; NaN where the cell is empty. float() alone would take 1_0 for 10."""
-    bare = text.strip().strip('"')
-    if not bare:
+    if not text:
         return float("nan")
     try:
-        if "_" in bare:
+        if "_" in text:
             raise ValueError
-        return float(bare)
+        return float(text)
     except ValueError:
-        raise ValueError(f"{bare[:40]!r} is not a number") from None
+        raise ValueError(f"{text[:40]!r} is not a number") from None
 
 
 def _sensor_id(text: str) -> str:

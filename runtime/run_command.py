@@ -47,7 +47,7 @@ def run(source: str, sinks: tuple[str, ...], with_readings: bool, data: Path) ->
 
 
 def _run(vehicle: Vehicle, source: LineSource, sinks: Sequence[Sink], with_readings: bool) -> Totals:
-    release = vehicle.start()
+    release = vehicle.start(say=lambda line: click.echo(f"axleboxd: {line}", err=True))
 
     def healthy() -> bool:
         try:

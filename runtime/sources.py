@@ -21,7 +21,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask for an orderly end instead of ending the process.
+    """SIGTERM, SIGINT and SIGHUP ask for an orderly end instead of ending the process.
 
     The descriptor `fileno()` becomes readable with the signal, so that a wait for input ends at
     once and no read is cut in half.
@@ -30,7 +30,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.asked = False
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -23,9 +23,10 @@ class OneLineError(click.ClickException):
     `__cause__` is the error itself.
     """
 
-    def __init__(self, error: AxleboxError) -> None:
+    def __init__(self, error: AxleboxError | OSError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+        code = error.exit_code if isinstance(error, AxleboxError) else AxleboxError.exit_code
+        self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
 
 def _check_whole(pipeline: Pipeline) -> None:
@@ -60,7 +61,7 @@ class WorkspaceHooks:
     def on_pipeline_error(self, error: Exception) -> None:
         self._held.close()
         expected: BaseException | None = error
-        while expected is not None and not isinstance(expected, AxleboxError):
+        while expected is not None and not isinstance(expected, AxleboxError | OSError):
             expected = expected.__cause__  # Kedro wraps what a dataset raises
         if expected is not None:
             raise OneLineError(expected) from expected

@@ -102,7 +102,7 @@ def _ingest_locked(
 ) -> list[tuple[FileFacts, list[Invalid]]]:
     for leaving in workspace.raw.glob("*.part"):
         leaving.unlink()
-    found = []
+    found: list[tuple[FileFacts, list[Invalid]]] = []
     stored = []
     gate = Gate(contract)
     for path in paths:
@@ -112,7 +112,8 @@ def _ingest_locked(
         if not good:
             why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
             incoming.unlink()
-            raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}")
+            order = ". DO: give the files oldest first" if found else ""
+            raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}{order}")
         stored.append(_keep(workspace, path, incoming))
         found.append((_facts(path.name, reader, good, invalid), invalid))
     disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))

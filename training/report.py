@@ -140,7 +140,7 @@ def _scale(values: NDArray[np.float64], low: float, high: float, start: float, e
     """Values from low..high to start..end; all in the middle where low equals high."""
     if high == low:
         return np.full(len(values), (start + end) / 2)
-    return start + (values - low) * ((end - start) / (high - low))
+    return start + (values - low) / (high - low) * (end - start)
 
 
 def _quality(quality: Mapping[str, Any]) -> str:

@@ -30,6 +30,24 @@ if TYPE_CHECKING:
 LATEST = "latest"
 T = TypeVar("T")
 
+_FILES = (
+    "detector.json",
+    "forest.skops",
+    "held_out.csv",
+    "predictions.parquet",
+    "report.html",
+    "rows.npy",
+    "run.json",
+)
+_FILES = (
+    "detector.json",
+    "forest.skops",
+    "held_out.csv",
+    "predictions.parquet",
+    "report.html",
+    "rows.npy",
+    "run.json",
+)
 _ID_DIGITS = 12
 _MAX_RECORD_BYTES = 64 * 1024 * 1024
 _FOREST_TYPES = ["sklearn.ensemble._iforest.IsolationForest", "sklearn.tree._tree.Tree"]
@@ -90,13 +108,14 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
 def write_run(runs: Path, trained: Trained) -> str:
     """Write runs/RUN in one piece and make it the latest; returns RUN.
 
-    A run that is there already is left as it is, since equal inputs made it.
+    A run that is there already and whole is left as it is, since equal inputs made it.
     """
     import skops.io
 
     lineage = make_lineage(trained, runs.parent)
     folder = runs / lineage.run
-    if not folder.exists():
+    if not all((folder / name).is_file() for name in _FILES):
+        disk.remove_tree(folder)  # of a run that somebody damaged, nothing is worth keeping
         record = RunRecord(
             lineage=lineage,
             created=datetime.now(UTC),

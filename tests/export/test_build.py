@@ -208,11 +208,14 @@ def test_score_answers_every_line_as_scikit_learn_does(axlebox: Any, exported: P
     assert all(bool(row["event"]) == (row["flag"] == "1") for row in good)
 
 
-def test_score_does_not_write_over_the_readings(axlebox: Any, exported: Path, tmp_path: Path) -> None:
+def test_score_writes_over_no_file(axlebox: Any, exported: Path, tmp_path: Path) -> None:
     readings = Path(shutil.copy(exported.parent / "readings.csv", tmp_path))
     before = readings.read_bytes()
-    done = axlebox("score", bundle_of(exported), readings, "-o", readings, cwd=exported)
-    assert done.returncode == 2 and readings.read_bytes() == before
+    for output in (readings, Path(shutil.copy(bundle_of(exported), tmp_path))):
+        kept = output.read_bytes()
+        done = axlebox("score", bundle_of(exported), readings, "-o", output, cwd=exported)
+        assert done.returncode == 2 and output.read_bytes() == kept
+    assert readings.read_bytes() == before
 
 
 @pytest.mark.parametrize(("flagged", "expected"), [(0, 200), (30, 200), (500, 200)])

@@ -394,6 +394,15 @@ def test_three_early_deaths_drop_the_trial_and_the_active_release_runs(depot: De
     assert (state.trial, state.active, state.floor) == (None, active, 1)
 
 
+def test_a_start_that_drops_the_trial_says_so(depot: Depot) -> None:
+    depot.confirmed(1)
+    digest = depot.install(2).digest
+    said: list[str] = []
+    for _ in range(TRIES + 2):
+        depot.vehicle.start(said.append)
+    assert said == [f"the release on trial ({digest[:8]}) ended early {TRIES} times; it is dropped"]
+
+
 def test_three_early_deaths_of_the_first_release_leave_none(depot: Depot) -> None:
     depot.install(1)
     for _ in range(TRIES):
@@ -530,7 +539,7 @@ def test_there_is_nothing_to_fall_back_to(depot: Depot) -> None:
     for prepare in (lambda: None, lambda: depot.install(1), depot.vehicle.confirm):
         prepare()
         before = depot.picture()
-        with pytest.raises(FallbackFailed, match="nothing changed"):
+        with pytest.raises(PreflightFailed, match="nothing changed"):
             depot.vehicle.fallback()
         assert depot.picture() == before
 

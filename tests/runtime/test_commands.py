@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -275,7 +276,9 @@ def test_a_failed_installation_says_what_stays(run: Run, vehicle: Path, stick: C
     ended = run("install", broken, "--yes")
     assert ended.code == 12
     assert "NOW    bearing-temp 7" in ended.out
-    assert ended.out.endswith("FAIL 12  Nothing changed: bearing-temp 7 stays.\n")
+    assert ended.out.splitlines()[-1] == (
+        "FAIL 12  Nothing changed: bearing-temp 7 stays. DO: copy the bundle again, or use the second stick"
+    )
 
 
 def test_without_yes_and_without_a_terminal_nothing_is_installed(
@@ -286,6 +289,18 @@ def test_without_yes_and_without_a_terminal_nothing_is_installed(
     assert ended.code == 2
     assert "--yes" in ended.err
     assert contents(vehicle) == before
+
+
+@pytest.mark.parametrize(("said", "installed"), [("n\n", False), ("\n", False), ("y\n", True)])
+def test_at_a_terminal_only_a_yes_installs(
+    axleboxd: Any, run: Run, vehicle: Path, stick: Callable[..., Path], said: str, installed: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, said.encode())
+    done = axleboxd("install", stick(), "--data", vehicle, stdin=theirs)
+    assert done.returncode == 0, done.stderr
+    assert ("not installed; nothing changed" in done.stdout) is not installed
+    assert run("status").code == (0 if installed else 20)
 
 
 def test_a_release_older_than_the_confirmed_one_is_too_old(run: Run, vehicle: Path, stick: Callable[..., Path]) -> None:
@@ -439,10 +454,11 @@ def test_a_trial_falls_back_to_the_confirmed_release(run: Run, vehicle: Path, st
 def test_with_no_other_release_a_fallback_fails_and_changes_nothing(
     run: Run, vehicle: Path, stick: Callable[..., Path]
 ) -> None:
-    assert run("fallback").code == 32
+    """Nothing is broken: no reason to send the technician for help."""
+    assert run("fallback").code == 20
     run("install", stick(), "--yes")
     ended = run("fallback")
-    assert ended.code == 32
+    assert ended.code == 20
     assert ended.err == "axleboxd: there is no other release to fall back to; nothing changed\n"
     assert run("status", "--json").json()["release"]["version"] == 1
 

@@ -204,7 +204,7 @@ def test_a_wrong_uri_ends_with_2_and_costs_the_release_no_try(start: Start, vehi
     assert vehicle.state().tries == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_with_stdin_open_ends_in_order_with_every_whole_line_answered(start: Start, number: int) -> None:
     process = start("--readings")
     lines = [b"%s,100\n" % _time(second) for second in range(200)]
@@ -292,6 +292,19 @@ def test_a_start_costs_a_try_until_it_has_ended_in_order(start: Start, vehicle: 
     answer(process)
     assert vehicle.state().tries == 2
     assert finish(process)[0] == 0
+    assert vehicle.state().tries == 3
+
+
+def test_a_sink_that_fails_costs_the_release_no_try(start: Start, vehicle: Vehicle) -> None:
+    """`axleboxd run --readings | head` is how people look at a release on trial."""
+    process = start("--readings")
+    give(process, GOOD)
+    answer(process)
+    assert vehicle.state().tries == 2
+    assert process.stdout is not None
+    process.stdout.close()
+    give(process, HOT)
+    assert process.wait(PATIENCE_S) == 30
     assert vehicle.state().tries == 3
 
 
@@ -446,7 +459,7 @@ def test_two_runs_do_not_share_their_totals() -> None:
 
 
 def test_a_stop_signal_is_noted_and_the_process_goes_on() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         stop = StopSignal()
         os.kill(os.getpid(), signal.SIGTERM)

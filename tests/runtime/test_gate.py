@@ -96,7 +96,14 @@ def test_a_check_that_is_set_and_would_not_be_made_is_refused_by_name(check: str
 
 def test_every_check_of_the_contract_is_either_refused_or_described_as_no_check() -> None:
     """A new field of Kind must be put on one side or the other."""
-    assert set(Kind.__struct_fields__) - set(gate._CHECKS) == {"unit", "period_s", "action"}
+    assert set(Kind.__struct_fields__) - set(gate._CHECKS) == {"unit", "action"}
+
+
+@pytest.mark.parametrize("offset", [float("nan"), float("inf")])
+def test_an_offset_that_cannot_be_added_is_refused_by_name(offset: float) -> None:
+    contract = Contract(kinds={"temperature": Kind()}, sensors={"axle-1": Sensor("temperature", offset=offset)})
+    with pytest.raises(Malformed, match=r"sensors\.axle-1\.offset"):
+        check_contract(contract)
 
 
 def test_a_sensor_of_an_unknown_kind_is_refused_by_name() -> None:
@@ -107,4 +114,4 @@ def test_a_sensor_of_an_unknown_kind_is_refused_by_name() -> None:
 
 def test_a_contract_with_every_check_off_is_accepted() -> None:
     check_contract(TWO_KINDS)
-    check_contract(Contract(kinds={"temperature": Kind(unit="F", period_s=60.0, action="stop")}))
+    check_contract(Contract(kinds={"temperature": Kind(unit="F", action="stop")}))

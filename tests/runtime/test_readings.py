@@ -282,3 +282,28 @@ def test_deeply_nested_json_is_a_bad_line(opening: bytes) -> None:
     line = b'{"x":' + opening * ((MAX_LINE_BYTES - 5) // len(opening))
     assert len(line) <= MAX_LINE_BYTES
     assert "not a JSON reading" in bad(line).reason
+
+
+@pytest.mark.parametrize(
+    "text", ["1704067200000", "1704067200", "20220910", "2022-W36-6", "2022-09-10", "20220910T000046"]
+)
+def test_what_is_not_rfc_3339_is_no_time(text: str) -> None:
+    """Milliseconds since 1970 would else be read as a day in the year 1704."""
+    assert "is not a time" in bad(text.encode() + b",1").reason
+
+
+def test_a_quoted_decimal_comma_is_one_cell_and_no_number() -> None:
+    """Cut at every comma it would be a sensor id and a value."""
+    assert bad(b'2022-09-10T00:00:46Z,"20,34"').reason == "'20,34' is not a number"
+
+
+def test_quoted_cells_are_read_without_their_quotes() -> None:
+    (reading,) = read(b'"2022-09-10T00:00:46Z","axle, left","20.5"')
+    assert isinstance(reading, Reading)
+    assert (reading.sensor, reading.value) == ("axle, left", 20.5)
+
+
+def test_timestamp_is_another_word_for_time_in_a_header() -> None:
+    (reading,) = read(b"timestamp,value", b"2022-09-10 00:00:46,20.5")
+    assert isinstance(reading, Reading)
+    assert (reading.time, reading.value) == (1662768046.0, 20.5)

@@ -22,7 +22,7 @@ from axlebox.runtime.sources import LineSource, LineSplitter, StopSignal, open_s
 @pytest.fixture(scope="module", autouse=True)
 def stop() -> Iterator[StopSignal]:
     """A stop signal; the process gets its own handlers back afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield StopSignal()
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -90,6 +90,17 @@ def test_a_bad_row_in_the_middle_is_counted_and_shown_with_its_number(
     assert checked.files[0].invalid == 1
 
 
+def test_files_in_the_wrong_order_are_told_apart_from_bad_ones(workspace: Workspace, tmp_path: Path) -> None:
+    january, february = tmp_path / "jan.csv", tmp_path / "feb.csv"
+    january.write_text("2024-01-01T00:00:00Z,1\n2024-01-02T00:00:00Z,2\n")
+    february.write_text("2024-02-01T00:00:00Z,3\n")
+    contract = load_contract(workspace.contract_path)
+    with pytest.raises(Malformed, match="oldest first"):
+        ingest(workspace, contract, [february, january])
+    ingest(workspace, contract, [january, february])
+    assert [one.value for one in current(workspace).readings] == [1, 2, 3]
+
+
 def test_a_missing_file_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.csv"):
         ingest(workspace, load_contract(workspace.contract_path), [tmp_path / "none.csv"])

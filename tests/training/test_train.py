@@ -41,6 +41,12 @@ def test_the_same_inputs_make_the_same_run_and_a_parameter_another(axlebox: Any,
     assert latest(copied).record().lineage.parameters["contamination_factor"] == 0.01
 
 
+def test_a_run_that_lost_a_file_is_written_again(axlebox: Any, copied: Path) -> None:
+    (latest(copied).folder / "forest.skops").unlink()
+    axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
+    assert latest(copied).forest().n_estimators == 20
+
+
 def test_kedro_run_is_the_same_run_as_axlebox_train(kedro: Any, copied: Path) -> None:
     first = latest(copied).folder.name
     shutil.rmtree(copied / "runs" / first)
