@@ -9,7 +9,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
-from axlebox.export.keys import name_of
+from axlebox.export.keys import add_signature, name_of
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES, pack, unpack
 from axlebox.firmware_bundle.errors import TooFewSignatures, UsageError
@@ -32,7 +32,7 @@ def approve(path: Path, trust: bytes, signer: Signer, now: datetime) -> Proposal
         raise UsageError(f"{name_of(root.keys[key_id])} has signed {path} already; nothing changed")
     members = unpack(data)
     metadata: Metadata[Any] = Metadata.from_bytes(members["targets.json"])
-    metadata.sign(signer, append=True)
+    add_signature(metadata, signer)
     signed = pack({**members, "targets.json": serialise(metadata)})
     after = examine(signed, trust, now)
     with disk.explained():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,16 +13,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pandas as pd
-from securesystemslib.signer import Signer
 
 from axlebox.export import parity
 from axlebox.export.forest_onnx import convert
-from axlebox.export.keys import AskSecret, load_signer
 from axlebox.export.releases import ReleaseLine, append_release, next_version
-from axlebox.export.roots import expiry, keys_at_hand, read_root, root_chain
-from axlebox.export.signing import ReleaseTime, build_bundle
+from axlebox.export.roots import expiry, read_root, root_chain
+from axlebox.export.signing import ReleaseTime, Signers, build_bundle
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import GateFailed, PreflightFailed, UsageError
+from axlebox.firmware_bundle.errors import GateFailed, UsageError
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
     DetectorSpec,
@@ -33,7 +31,6 @@ from axlebox.firmware_bundle.manifest import (
     encode,
 )
 from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Proposal, examine
-from axlebox.firmware_bundle.tuf_client import parse_root
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
@@ -63,31 +60,6 @@ def release_time() -> datetime:
         return datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC).replace(microsecond=0)
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Signers:
-    """The keys at hand: one for timestamp and snapshot, any number, also none, for targets."""
-
-    build: Signer
-    targets: tuple[Signer, ...]
-
-
-def load_signers(workspace: Workspace, places: Sequence[str], ask: AskSecret) -> Signers:
-    """The keys in keys/ that the root lists, and those in further `places`.
-
-    Raises PreflightFailed without a build key, and UsageError for a key that has no role here.
-    """
-    files = [*keys_at_hand(workspace, "build"), *keys_at_hand(workspace, "targets")]
-    signers = {one.public_key.keyid: one for one in (load_signer(place, ask) for place in (*map(str, files), *places))}
-    roles = parse_root(read_root(workspace)).signed.roles
-    build = [one for key_id, one in signers.items() if key_id in roles["snapshot"].keyids]
-    targets = [one for key_id, one in signers.items() if key_id in roles["targets"].keyids]
-    for key_id in set(signers) - {one.public_key.keyid for one in (*build, *targets)}:
-        raise UsageError(f"key {key_id[:16]} has no role targets or build here; nothing was exported")
-    if not build:
-        raise PreflightFailed("no build key is at hand, in keys/ or by --key; every bundle needs its signature")
-    return Signers(build[0], tuple(targets))
 
 
 def export_run(
@@ -127,7 +99,7 @@ def export_run(
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         roots = root_chain(workspace, settings.oldest_root)
-        data = build_bundle(files, roots, version, time, signers.targets, signers.build)
+        data = build_bundle(files, roots, version, time, signers)
         # The vehicle's own check, before anybody else sees the bundle.
         bundle = examine(data, root, released)
         path = workspace.dist / f"{settings.name}-{version}.axb"

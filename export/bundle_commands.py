@@ -27,7 +27,8 @@ def export(run: str | None, places: tuple[str, ...], as_json: bool) -> None:
     Signed with the keys in keys/ and those given with --key; `axlebox approve` adds what is
     missing. Exit 50, and no bundle, where one flag differs from scikit-learn's.
     """
-    from axlebox.export.build import export_run, load_signers
+    from axlebox.export.build import export_run
+    from axlebox.export.signing import load_signers
     from axlebox.training.run import load_parameters
     from axlebox.training.runs import open_run
     from axlebox.training.workspace import find_workspace

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, HSMSigner, Signer, SSlibKey
+from tuf.api.exceptions import UnsignedMetadataError
+from tuf.api.metadata import Metadata
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, UsageError
@@ -131,6 +133,15 @@ def _load_token(uri: str, ask: AskSecret) -> Signer:
         return HSMSigner.from_priv_key_uri(uri, public, lambda _: ask(f"PIN of token {label or uri}"))
     except (ValueError, pkcs11.exceptions.PKCS11Error, RuntimeError) as error:
         raise UsageError(f"{uri}: {error or type(error).__name__}") from error
+
+
+def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
+    """Sign, beside the signatures that are there. Raises UsageError where a token refuses."""
+    try:
+        metadata.sign(signer, append=True)
+    except UnsignedMetadataError as error:
+        why = str(error.__cause__) or type(error.__cause__).__name__
+        raise UsageError(f"key {signer.public_key.keyid[:16]} cannot sign: {why}; nothing was signed") from error
 
 
 def read_public(workspace: Workspace, name: str) -> SSlibKey:

@@ -15,7 +15,15 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
-from axlebox.export.keys import MAX_KEY_BYTES, NamedKey, make_key_file, name_of, private_file, write_public
+from axlebox.export.keys import (
+    MAX_KEY_BYTES,
+    NamedKey,
+    add_signature,
+    make_key_file,
+    name_of,
+    private_file,
+    write_public,
+)
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, UsageError
 from axlebox.firmware_bundle.tuf_client import check_signatures, parse_root, serialise
@@ -229,7 +237,7 @@ def _propose(
             raise UsageError(
                 f"key {signer.public_key.keyid[:16]} has no role root, before or after; nothing was signed"
             )
-        metadata.sign(signer, append=True)
+        add_signature(metadata, signer)
     missing = _missing(metadata, [*before, root])
     data = serialise(metadata)
     with workspace.locked(), disk.explained():

@@ -11,9 +11,13 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
+from axlebox.export.keys import AskSecret, add_signature, load_signer
+from axlebox.export.roots import keys_at_hand, read_root
 from axlebox.firmware_bundle.container import pack
+from axlebox.firmware_bundle.errors import PreflightFailed, UsageError
 from axlebox.firmware_bundle.trust import RELEASE_FIELD
-from axlebox.firmware_bundle.tuf_client import serialise
+from axlebox.firmware_bundle.tuf_client import parse_root, serialise
+from axlebox.training.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +26,37 @@ class ReleaseTime:
     expires: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """The keys at hand: one for timestamp and snapshot, any number, also none, for targets."""
+
+    build: Signer
+    targets: tuple[Signer, ...]
+
+
+def load_signers(workspace: Workspace, places: Sequence[str], ask: AskSecret) -> Signers:
+    """The keys in keys/ that the root lists, and those in further `places`.
+
+    Raises PreflightFailed without a build key, and UsageError for a key that has no role here.
+    """
+    files = [*keys_at_hand(workspace, "build"), *keys_at_hand(workspace, "targets")]
+    signers = {one.public_key.keyid: one for one in (load_signer(place, ask) for place in (*map(str, files), *places))}
+    roles = parse_root(read_root(workspace)).signed.roles
+    build = [one for key_id, one in signers.items() if key_id in roles["snapshot"].keyids]
+    targets = [one for key_id, one in signers.items() if key_id in roles["targets"].keyids]
+    for key_id in set(signers) - {one.public_key.keyid for one in (*build, *targets)}:
+        raise UsageError(f"key {key_id[:16]} has no role targets or build here; nothing was exported")
+    if not build:
+        raise PreflightFailed("no build key is at hand, in keys/ or by --key; every bundle needs its signature")
+    return Signers(build[0], tuple(targets))
+
+
 def build_bundle(
     files: Mapping[str, bytes],
     roots: Mapping[str, bytes],
     version: int,
     time: ReleaseTime,
-    targets_signers: Sequence[Signer],
-    build_signer: Signer,
+    signers: Signers,
 ) -> bytes:
     """The bundle of these files; the same inputs give the same bytes (Ed25519 is deterministic).
 
@@ -48,13 +76,13 @@ def build_bundle(
     snapshot = Snapshot(version=version, expires=time.expires, meta={"targets.json": MetaFile(version)})
     timestamp = Timestamp(version=version, expires=time.expires, snapshot_meta=MetaFile(version))
     members = {**files, **roots}
-    for name, signed, signers in (
-        ("targets.json", targets, targets_signers),
-        ("snapshot.json", snapshot, [build_signer]),
-        ("timestamp.json", timestamp, [build_signer]),
+    for name, signed, role_signers in (
+        ("targets.json", targets, signers.targets),
+        ("snapshot.json", snapshot, [signers.build]),
+        ("timestamp.json", timestamp, [signers.build]),
     ):
         metadata: Metadata[Any] = Metadata(signed)
-        for signer in signers:
-            metadata.sign(signer, append=True)
+        for signer in role_signers:
+            add_signature(metadata, signer)
         members[name] = serialise(metadata)
     return pack(members)

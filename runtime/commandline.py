@@ -25,6 +25,7 @@ EXTRAS = {
     "kedro_telemetry": "workstation",
     "onnx": "workstation",
     "pandas": "workstation",
+    "pkcs11": "pkcs11",
     "pyarrow": "workstation",
     "skl2onnx": "workstation",
     "sklearn": "workstation",

@@ -20,7 +20,7 @@ from sklearn.ensemble import IsolationForest
 from tuf.api.metadata import Metadata, Root
 
 from axlebox.export.forest_onnx import convert, with_cut
-from axlebox.export.signing import ReleaseTime, build_bundle
+from axlebox.export.signing import ReleaseTime, Signers, build_bundle
 from axlebox.firmware_bundle.manifest import (
     Code,
     Contract,
@@ -161,8 +161,7 @@ class World:
             {"1.root.json": self.root()} if roots is None else roots,
             version,
             ReleaseTime(released, expires),
-            [self.signer(key) for key in targets_keys],
-            self.signer("build"),
+            Signers(self.signer("build"), tuple(self.signer(key) for key in targets_keys)),
         )
 
 

@@ -215,7 +215,7 @@ def other_signature(data: bytes) -> bytes:
     ("code", "how", "change"),
     [
         pytest.param(10, {}, other_signature, id="a wrong signature"),
-        pytest.param(11, {"targets_key": "stranger"}, None, id="an unknown signer"),
+        pytest.param(11, {"targets_keys": ["stranger"]}, None, id="an unknown signer"),
         pytest.param(12, {}, cut_short, id="cut short"),
         pytest.param(12, {}, flip, id="one byte changed"),
         pytest.param(13, {"vehicles": ("TRAIN-999",)}, None, id="another vehicle"),
