@@ -55,7 +55,7 @@ POWER = Node("Pow", "power", (TWO, "exponent"), (SCORE,))
 NODES: Final = (CAST, TREES, SQUEEZE, DIVIDE, DECIDE, POWER)
 """All nodes, in the order of the file."""
 
-# -- bounds: about four times a forest of 256 trees of 256 samples ---------------------------------
+# -- bounds: room for 1,000 trees of 256 samples, which have 255 inner nodes each -----------------
 
 MAX_MODEL_BYTES = 16 * 1024 * 1024
 MAX_FEATURES = 256

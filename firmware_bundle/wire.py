@@ -18,7 +18,7 @@ _VARINT, _BYTES = 0, 2  # wire types
 
 # Four bytes of seven bits: no length, index or code of ours needs more, and a negative number takes ten.
 _NUMBER = rb"(?:[\x00-\x7f]|[\x80-\xff]{1,3}[\x01-\x7f])"
-_SPELLING = "numbers below 2**28 in their shortest spelling"
+_SPELLING = "numbers below 2**28, each in its shortest spelling"
 _ONE_NUMBER = re.compile(_NUMBER)
 _TEXT = re.compile(rb"[ -~]{0,64}")
 
@@ -97,7 +97,7 @@ class Message:
             refuse(self.where, f"no number after the tag of {name}", _SPELLING)
         self._at = run.end()
         if self._next_is(field, _VARINT):
-            refuse(self.where, f"further {name} at byte {self._at}", f"at most {at_most} {_SPELLING}")
+            refuse(self.where, f"one more of {name}, or another spelling", f"at most {at_most} {_SPELLING}")
         # A longer number has its high bit set in the first byte after its tag. Where every second
         # byte of the run is without it, these bytes are the numbers.
         singles = run[0][1::2]
@@ -138,5 +138,7 @@ class Message:
 
 def _values(spelled: list[bytes]) -> list[int]:
     """What varints stand for: seven bits a byte, the lowest first."""
-    raw = (int.from_bytes(one, "little") for one in spelled)
-    return [one & 0x7F | one >> 1 & 0x3F80 | one >> 2 & 0x1FC000 | one >> 3 & 0xFE00000 for one in raw]
+    return [
+        (raw := int.from_bytes(one, "little")) & 0x7F | raw >> 1 & 0x3F80 | raw >> 2 & 0x1FC000 | raw >> 3 & 0xFE00000
+        for one in spelled
+    ]
