@@ -501,7 +501,8 @@ TREES: dict[str, tuple[Change, str]] = {
     "a leaf far away": (forest_of([(0, LEAF, 2**27, LEAF)], [0], 2), "number 134217728"),
     "a leaf that no tree reaches": (forest_of([(0, LEAF, 1, LEAF)], [0], 3), "a leaf that is"),
     "a leaf of two parents": (forest_of([(1, NODE, 0, LEAF), (0, LEAF, 1, LEAF)], [0], 2), "a leaf that is"),
-    "a kind of branch that is neither": (forest_of([(0, 2, 1, LEAF)], [0], 2), "number 2; allowed: 0 to 1"),
+    "a true branch to neither": (forest_of([(0, 2, 1, LEAF)], [0], 2), "number 2; allowed: 0 to 1"),
+    "a false branch to neither": (forest_of([(0, LEAF, 1, 2)], [0], 2), "number 2; allowed: 0 to 1"),
     # onnxruntime 1.32 ended with a segmentation fault at a depth of 20,000.
     "a tree too deep": (chain(graph.MAX_DEPTH + 2), "deeper than 64"),
     "a tree deep enough to overflow a stack": (chain(20_000), "deeper than 64"),
