@@ -17,21 +17,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from sklearn.ensemble import IsolationForest
 from sklearn.ensemble._iforest import _average_path_length
 
-from axlebox.firmware_bundle.errors import GateFailed
-from axlebox.runtime.scorer import FLAG, INPUT, SCORE
+from axlebox.firmware_bundle import graph
+from axlebox.firmware_bundle.errors import GateFailed, Malformed
 
-OPSET = 18
-ML_OPSET = 5
-"""ai.onnx.ml 5 has TreeEnsemble with float64 splits; skl2onnx cannot declare more than 3."""
-IR_VERSION = 10
-CUT = "cut"
-
+_DECLARED = graph.OPSETS | {graph.ML_DOMAIN: 3}
+"""Operator set versions as skl2onnx is told: it refuses ai.onnx.ml above 3. `finish` sets the true ones."""
 _NEVER = -1.0
-_LEQ = 0  # nodes_modes: BRANCH_LEQ
 
 
 def denominator(forest: IsolationForest) -> float:
@@ -70,7 +65,10 @@ def find_cut(forest: IsolationForest) -> float:
 
 
 def convert(forest: IsolationForest, n_features: int) -> bytes:
-    """The model file of a fitted forest: the same bytes in every process."""
+    """The model file of a fitted forest: the same bytes in every process.
+
+    Raises GateFailed for a forest that no vehicle would load (`graph` has the bounds).
+    """
     from skl2onnx import convert_sklearn, update_registered_converter
     from skl2onnx.common.data_types import FloatTensorType
 
@@ -79,18 +77,23 @@ def convert(forest: IsolationForest, n_features: int) -> bytes:
     )
     model = convert_sklearn(
         forest,
-        initial_types=[(INPUT, FloatTensorType([None, n_features]))],
-        target_opset={"": OPSET, "ai.onnx.ml": 3},
-        name="isolation forest",
+        initial_types=[(graph.INPUT, FloatTensorType([None, n_features]))],
+        target_opset=_DECLARED,
+        name=graph.GRAPH_NAME,
     )
-    return finish(model)
+    data = finish(model)
+    try:
+        graph.check_graph(data, "the exported model")
+    except Malformed as error:
+        raise GateFailed(f"the vehicle would refuse this forest: {error}") from error
+    return data
 
 
 def finish(model: ModelProto) -> bytes:
     """Set what skl2onnx cannot declare, in an order that does not change from process to process."""
     del model.opset_import[:]
-    model.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)])
-    model.ir_version = IR_VERSION
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in graph.OPSETS.items())
+    model.ir_version = graph.IR_VERSION
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
@@ -98,8 +101,8 @@ def finish(model: ModelProto) -> bytes:
 
 def with_cut(model: ModelProto, cut: float) -> bytes:
     """The same graph with another cut, for the sweep of offsets."""
-    (tensor,) = (one for one in model.graph.initializer if one.name == CUT)
-    tensor.CopyFrom(numpy_helper.from_array(np.array(cut), CUT))
+    (tensor,) = (one for one in model.graph.initializer if one.name == graph.CUT)
+    tensor.CopyFrom(numpy_helper.from_array(np.array(cut), graph.CUT))
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
@@ -110,8 +113,8 @@ def _parse(scope: Any, model: IsolationForest, inputs: list[Any], custom_parsers
 
     operator = scope.declare_local_operator("AxleboxIsolationForest", model)
     operator.inputs = inputs
-    operator.outputs.append(scope.declare_local_variable(SCORE, DoubleTensorType([None])))
-    operator.outputs.append(scope.declare_local_variable(FLAG, BooleanTensorType([None])))
+    operator.outputs.append(scope.declare_local_variable(graph.SCORE, DoubleTensorType([None])))
+    operator.outputs.append(scope.declare_local_variable(graph.FLAG, BooleanTensorType([None])))
     return list(operator.outputs)
 
 
@@ -120,34 +123,28 @@ def _shapes(operator: Any) -> None:
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
-    """skl2onnx converter: the graph of this module's text."""
+    """skl2onnx converter: the nodes and constants of `graph`'s table."""
     forest = operator.raw_operator
-    score, flag = (variable.full_name for variable in operator.outputs)
-
-    def constant(name: str, values: NDArray[Any]) -> str:
-        container.add_initializer(
-            name, helper.np_dtype_to_tensor_dtype(values.dtype), list(values.shape), values.ravel().tolist()
+    constants: dict[str, NDArray[Any]] = {
+        graph.AXIS: np.array([1], dtype=np.int64),
+        graph.CUT: np.array(find_cut(forest)),
+        graph.DIVISOR: np.array(-denominator(forest)),
+        graph.TWO: np.array(2.0),
+    }
+    for name, values in constants.items():
+        data_type = helper.np_dtype_to_tensor_dtype(values.dtype)
+        container.add_initializer(name, data_type, list(values.shape), values.ravel().tolist())
+    attributes = {graph.CAST: {"to": graph.DOUBLE}, graph.TREES: _tree_attributes(forest)}
+    for node in graph.NODES:
+        container.add_node(
+            node.op_type,
+            list(node.inputs),
+            list(node.outputs),
+            op_domain=node.domain,
+            op_version=_DECLARED[node.domain],
+            name=node.name,
+            **attributes.get(node, {}),
         )
-        return name
-
-    container.add_node("Cast", operator.inputs[0].full_name, "x64", name="cast", to=TensorProto.DOUBLE)
-    container.add_node(
-        "TreeEnsemble",
-        "x64",
-        "depth_column",
-        name="trees",
-        op_domain="ai.onnx.ml",
-        op_version=3,
-        **_tree_attributes(forest),
-    )
-    squeeze_axis = constant("squeeze_axis", np.array([1], dtype=np.int64))
-    container.add_node("Squeeze", ["depth_column", squeeze_axis], "depth", name="squeeze", op_version=13)
-    cut = constant(CUT, np.array(find_cut(forest)))
-    container.add_node("LessOrEqual", ["depth", cut], flag, name="decide", op_version=16)
-    divisor = constant("minus_denominator", np.array(-denominator(forest)))
-    container.add_node("Div", ["depth", divisor], "exponent", name="divide", op_version=14)
-    two = constant("two", np.array(2.0))
-    container.add_node("Pow", [two, "exponent"], score, name="power", op_version=15)
 
 
 def _tree_attributes(forest: IsolationForest) -> dict[str, Any]:
@@ -200,12 +197,12 @@ def _tree_attributes(forest: IsolationForest) -> dict[str, Any]:
     }
     attributes["nodes_splits"] = numpy_helper.from_array(joined["nodes_splits"], "nodes_splits")
     attributes["leaf_weights"] = numpy_helper.from_array(joined["leaf_weights"], "leaf_weights")
-    attributes["nodes_modes"] = numpy_helper.from_array(np.full(nodes, _LEQ, dtype=np.uint8), "nodes_modes")
+    attributes["nodes_modes"] = numpy_helper.from_array(np.full(nodes, graph.LEQ, dtype=np.uint8), "nodes_modes")
     attributes |= {
         "tree_roots": roots,
         "leaf_targetids": [0] * leaves,
-        "n_targets": 1,
-        "aggregate_function": 1,  # SUM
-        "post_transform": 0,  # NONE
+        "n_targets": graph.TARGETS,
+        "aggregate_function": graph.SUM,
+        "post_transform": graph.NO_TRANSFORM,
     }
     return attributes

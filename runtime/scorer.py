@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.graph import FLAG, INPUT, SCORE
 
 # Read by onnxruntime while it is imported: without it a device id and a small database appear in
 # the user's cache folder, and disable_telemetry_events() comes too late to stop that.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
-
-INPUT, SCORE, FLAG = "X", "score", "flag"
 
 _ERRORS_ONLY = 3
 
