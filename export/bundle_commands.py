@@ -88,6 +88,27 @@ def inspect(bundle: Path, trust: Path | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("before", metavar="A.axb", type=_file)
+@click.argument("after", metavar="B.axb", type=_file)
+@click.option("--readings", type=_file, help="Readings to compare the flags of both on.")
+@trust_option
+@json_option
+def diff(before: Path, after: Path, readings: Path | None, trust: Path | None, as_json: bool) -> None:
+    """Show what changes from bundle A to bundle B: settings, data, components, signers, flags.
+
+    Signatures may still be missing: this is what a second person looks at before signing B.
+    """
+    from axlebox.export.diff import describe
+    from axlebox.export.diff import diff as compare
+    from axlebox.export.open import open_proposal
+
+    one, two = open_proposal(before, trust), open_proposal(after, trust)
+    found = compare(one, two, readings)
+    record = {"before": one.facts(), "after": two.facts(), "differences": msgspec.to_builtins(found)}
+    show(record, as_json, *describe(one, two, found))
+
+
+@click.command()
 @click.argument("bundle", type=_file)
 @click.argument("readings", type=_file)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV to write.")

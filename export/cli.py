@@ -24,6 +24,7 @@ _BUNDLES = "axlebox.export.bundle_commands"
         "approve": (f"{_KEYS}:approve", "Add one more signature to a bundle."),
         "verify": (f"{_BUNDLES}:verify", "Check a bundle as the vehicle would."),
         "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
+        "diff": (f"{_BUNDLES}:diff", "What changes between two bundles: settings, components, signers, flags."),
         "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

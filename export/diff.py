@@ -1,0 +1,156 @@
+"""`axlebox diff`: what changes between two releases, for whoever is about to sign the second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from axlebox.export.approve import signer_names
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.slots import make_release
+from axlebox.firmware_bundle.trust import Proposal
+from axlebox.runtime.detector import INVALID, monitor_release
+from axlebox.runtime.readings import LineReader, format_time
+from axlebox.runtime.sources import read_lines
+
+SBOM = "sbom.cdx.json"
+_SHOWN_FLAGS = 10
+_BATCH_LINES = 8192
+_CHANGES_EVERY_TIME = ("version", "lineage.run", "lineage.code.commit")
+"""Fields that say which release it is, told in the first line and not as differences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that differs; None where one of the two has no such thing."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before or 'none'} -> {self.after or 'none'}"
+
+
+@dataclass(frozen=True, slots=True)
+class FlagChanges:
+    """The flags of two releases on the same readings."""
+
+    readings: int
+    before: int
+    after: int
+    gained: tuple[str, ...]
+    """Readings that only the second release flags, as `time sensor value`."""
+    lost: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    settings: tuple[Change, ...]
+    data: tuple[Change, ...]
+    components: tuple[Change, ...]
+    members: tuple[Change, ...]
+    signers: tuple[Change, ...]
+    flags: FlagChanges | None
+
+
+def diff(before: Proposal, after: Proposal, readings: Path | None = None) -> Differences:
+    """Everything that differs. Raises Malformed where `readings` holds no reading."""
+    return Differences(
+        settings=_changes(_settings(before), _settings(after)),
+        data=_changes(*({one.name: one.sha256 for one in two.manifest.lineage.data} for two in (before, after))),
+        components=_changes(_components(before), _components(after)),
+        members=_changes(
+            *({name: f"{len(data)} bytes" for name, data in two.members.items()} for two in (before, after))
+        ),
+        signers=_changes({"targets": _signers(before)}, {"targets": _signers(after)}),
+        flags=None if readings is None else _flag_changes(before, after, readings),
+    )
+
+
+def describe(before: Proposal, after: Proposal, found: Differences) -> list[str]:
+    """Differences in lines for people."""
+    lines = [f"{two.label}, {two.digest[:16]}: run {two.manifest.lineage.run}" for two in (before, after)]
+    for title in ("settings", "data", "components", "members", "signers"):
+        changes: tuple[Change, ...] = getattr(found, title)
+        lines += [f"{title:10} {change}" for change in changes] or [f"{title:10} no difference"]
+    if found.flags is not None:
+        flags = found.flags
+        lines.append(
+            f"flags      {flags.before} -> {flags.after} of {flags.readings} readings: "
+            f"{len(flags.gained)} gained, {len(flags.lost)} lost"
+        )
+        for title, some in (("gained", flags.gained), ("lost", flags.lost)):
+            lines += [f"  {title:8} {one}" for one in some[:_SHOWN_FLAGS]]
+            if len(some) > _SHOWN_FLAGS:
+                lines.append(f"  and {len(some) - _SHOWN_FLAGS} more {title}")
+    return lines
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    names = sorted({*before, *after})
+    return tuple(
+        Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    )
+
+
+def _settings(proposal: Proposal) -> dict[str, str]:
+    """Every field of the manifest by its dotted name, but for data, proof and what changes every time."""
+    plain = msgspec.to_builtins(proposal.manifest)
+    del plain["parity"], plain["lineage"]["data"]
+    return {name: value for name, value in _flat("", plain) if name not in _CHANGES_EVERY_TIME}
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
+    elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
+        for number, inner in enumerate(value):
+            yield from _flat(f"{prefix}.{number}", inner)
+    else:
+        yield prefix, msgspec.json.encode(value).decode()
+
+
+def _components(proposal: Proposal) -> dict[str, str]:
+    """Components of the software bill of materials, name to version."""
+    if SBOM not in proposal.members:
+        return {}
+    try:
+        listed = msgspec.json.decode(proposal.members[SBOM])["components"]
+        return {one["name"]: str(one.get("version")) for one in listed}
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise Malformed(f"{SBOM} of {proposal.label} is not a list of components") from error
+
+
+def _signers(proposal: Proposal) -> str:
+    return ", ".join(signer_names(proposal)[0])
+
+
+def _flag_changes(before: Proposal, after: Proposal, readings: Path) -> FlagChanges:
+    (count, first), (_, second) = _flags(before, readings), _flags(after, readings)
+    gained = tuple(second[line] for line in sorted(second.keys() - first.keys()))
+    lost = tuple(first[line] for line in sorted(first.keys() - second.keys()))
+    return FlagChanges(count, len(first), len(second), gained, lost)
+
+
+def _flags(proposal: Proposal, readings: Path) -> tuple[int, dict[int, str]]:
+    """How many readings a file has, and those that a release flags, by line, by the vehicle's own code."""
+    release = make_release(proposal.digest, proposal.released, proposal.root_version, proposal.members)
+    monitor = monitor_release(release)
+    reader = LineReader(release.manifest.contract.only_sensor())
+    lines = read_lines(readings)
+    count, flagged = 0, {}
+    while batch := list(islice(lines, _BATCH_LINES)):
+        for outcome in monitor.process(reader.read(batch)):
+            count += outcome.status != INVALID
+            if outcome.flag and outcome.time is not None:
+                flagged[outcome.line] = f"{format_time(outcome.time)} {outcome.sensor} {outcome.value}"
+    if not count:
+        raise Malformed(f"{readings}: no reading found")
+    return count, flagged
