@@ -88,6 +88,7 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
             contract=detector_file.contract,
             detectors=detector_file.detectors,
             parity={spec.model: proof},
+            proved_on=parity.proved_on(),
             lineage=run.record().lineage,
         )
         golden = make_golden(run, detector_file, model)

@@ -48,6 +48,7 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
         f"code      axlebox {lineage.code.axlebox}, source sha256 {lineage.code.source_sha256}",
         f"commit    {lineage.code.commit or 'none: the workspace is not in git'}",
         f"versions  {', '.join(f'{name} {version}' for name, version in lineage.versions.items())}",
+        f"proved on {', '.join(f'{name} {value}' for name, value in manifest.proved_on.items())}",
     ]
     for spec in manifest.detectors:
         proof = manifest.parity[spec.model]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -151,6 +152,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     detectors: Annotated[tuple[DetectorSpec, ...], Meta(min_length=1, max_length=16)]
     parity: dict[str, ParityProof]
     """The proof of each detector, by the name of its model."""
+    proved_on: dict[str, str]
+    """The versions of axlebox, numpy and onnxruntime, and the machine, that ran the proof."""
     lineage: Lineage
 
 
@@ -185,7 +188,7 @@ def decode(data: bytes, what: type[T], name: str) -> T:
         raise Malformed(f"{name}: {error}") from error
 
 
-def encode(record: Struct) -> bytes:
+def encode(record: Struct | Mapping[str, Any]) -> bytes:
     """JSON bytes, the same for equal records: keys sorted, indented for people."""
     return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1) + b"\n"
 

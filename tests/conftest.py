@@ -110,6 +110,7 @@ class World:
             "contract": self.contract,
             "detectors": (self.spec,),
             "parity": {"model.onnx": ParityProof(1, 1, 1, 1, 1, 1, 1, 0, 0.0)},
+            "proved_on": {"axlebox": "0.1.0", "machine": "x86_64", "numpy": "2.4.6", "onnxruntime": "1.32.0"},
             "lineage": Lineage(
                 run="0123456789ab",
                 data=(DataFile("a.csv", "0" * 64, 10, 0),),
