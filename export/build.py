@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from axlebox.export import parity
+from axlebox.export.evidence import evidence
 from axlebox.export.forest_onnx import convert
 from axlebox.export.keys import expiry, read_root, role_signer, root_chain
 from axlebox.export.releases import ReleaseLine, append_release, next_version
@@ -77,6 +78,7 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
         disk.replace_durable(run.folder / "parity.json", encode_proofs({spec.model: proof}))
         report = write_report(run.folder)
         version = next_version(workspace.releases)
+        record = run.record()
         manifest = Manifest(
             format=FORMAT,
             name=settings.name,
@@ -89,10 +91,11 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
             detectors=detector_file.detectors,
             parity={spec.model: proof},
             proved_on=parity.proved_on(),
-            lineage=run.record().lineage,
+            lineage=record.lineage,
         )
         golden = make_golden(run, detector_file, model)
         files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), spec.model: model}
+        files |= evidence(manifest, files, record.evaluation)
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         data = build_bundle(files, root_chain(workspace), version, time, *signers)

@@ -103,12 +103,24 @@ def verify(bundle: Path, trust: Path | None, hardware: str, vehicle: str | None,
 @click.command()
 @click.argument("bundle", type=_file)
 @trust_option
+@click.option(
+    "--show",
+    "member",
+    type=click.Choice(["card", "sbom", "provenance", "manifest"]),
+    help="Print this member as it is, and nothing else.",
+)
 @json_option
-def inspect(bundle: Path, trust: Path | None, as_json: bool) -> None:
+def inspect(bundle: Path, trust: Path | None, member: str | None, as_json: bool) -> None:
     """Show what is in BUNDLE, who signed it, and from which data, settings and code it was made."""
+    from axlebox.export.evidence import read_member
     from axlebox.export.open import describe, open_bundle
 
+    if member and as_json:
+        raise UsageError("--show prints a member as it is. DO: leave out --json or --show")
     found = open_bundle(bundle, trust)
+    if member:
+        click.echo(read_member(found.members, member), nl=False)
+        return
     record, lines = describe(found)
     show(record, as_json, *lines)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from axlebox.export.evidence import summarise
 from axlebox.export.keys import read_root
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
@@ -34,7 +35,8 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
     manifest = bundle.manifest
     lineage = manifest.lineage
     sizes = {name: len(data) for name, data in sorted(bundle.members.items())}
-    record = {**bundle.facts(), "members": sizes, "manifest": msgspec.to_builtins(manifest)}
+    evidence, evidence_lines = summarise(bundle.members)
+    record = {**bundle.facts(), "members": sizes, "manifest": msgspec.to_builtins(manifest), **evidence}
     lines = [
         bundle.verdict(),
         *(f"note      {warning}" for warning in bundle.warnings),
@@ -58,5 +60,6 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
             f"parity    {proof.rows} rows, {proof.boundary_rows} at and beside {proof.split_values} split values; "
             f"{proof.offset_flags} flags at {proof.offsets} offsets: {proof.flags_differing} differ",
         ]
+    lines += evidence_lines
     lines += [f"member    {name}, {size} bytes" for name, size in sizes.items()]
     return record, lines

@@ -37,7 +37,8 @@ def test_a_bundle_can_be_listed_and_unpacked_by_tar(exported: Path, tmp_path: Pa
     unpacked = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert unpacked == unpack(bundle_of(exported).read_bytes())
     assert set(unpacked) == {
-        "1.root.json", "golden.json", "manifest.json", "model.onnx", "snapshot.json", "targets.json", "timestamp.json",
+        "1.root.json", "card.md", "golden.json", "manifest.json", "model.onnx", "provenance.json", "sbom.cdx.json",
+        "snapshot.json", "targets.json", "timestamp.json",
     }  # fmt: skip
 
 
