@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
+from securesystemslib.signer import Signer
 
 from axlebox.export import parity
 from axlebox.export.evidence import evidence
 from axlebox.export.forest_onnx import convert
-from axlebox.export.keys import expiry, read_root, role_signer, root_chain
+from axlebox.export.keys import AskSecret, load_signer
 from axlebox.export.releases import ReleaseLine, append_release, next_version
+from axlebox.export.roots import expiry, keys_at_hand, read_root, root_chain
 from axlebox.export.signing import ReleaseTime, build_bundle
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import GateFailed, UsageError
+from axlebox.firmware_bundle.errors import GateFailed, PreflightFailed, UsageError
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
     DetectorSpec,
@@ -29,7 +33,8 @@ from axlebox.firmware_bundle.manifest import (
     ParityProof,
     encode,
 )
-from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Bundle, verify
+from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Proposal, examine
+from axlebox.firmware_bundle.tuf_client import parse_root
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
@@ -46,7 +51,7 @@ _UNSIGNED = Origin("unsigned", 0, "0" * 64)
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    bundle: Bundle
+    bundle: Proposal
     path: Path
     report: Path
     proofs: dict[str, ParityProof]
@@ -61,10 +66,36 @@ def release_time() -> datetime:
         raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
 
 
-def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: Callable[[str], None]) -> Exported:
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """The keys at hand: one for timestamp and snapshot, any number, also none, for targets."""
+
+    build: Signer
+    targets: tuple[Signer, ...]
+
+
+def load_signers(workspace: Workspace, places: Sequence[str], ask: AskSecret) -> Signers:
+    """The keys in keys/ that the root lists, and those in further `places`.
+
+    Raises PreflightFailed without a build key, and UsageError for a key that has no role here.
+    """
+    files = [*keys_at_hand(workspace, "build"), *keys_at_hand(workspace, "targets")]
+    signers = {one.public_key.keyid: one for one in (load_signer(place, ask) for place in (*map(str, files), *places))}
+    roles = parse_root(read_root(workspace)).signed.roles
+    build = [one for key_id, one in signers.items() if key_id in roles["snapshot"].keyids]
+    targets = [one for key_id, one in signers.items() if key_id in roles["targets"].keyids]
+    for key_id in set(signers) - {one.public_key.keyid for one in (*build, *targets)}:
+        raise UsageError(f"key {key_id[:16]} has no role targets or build here; nothing was exported")
+    if not build:
+        raise PreflightFailed("no build key is at hand, in keys/ or by --key; every bundle needs its signature")
+    return Signers(build[0], tuple(targets))
+
+
+def export_run(
+    workspace: Workspace, run: Run, settings: BundleParameters, signers: Signers, say: Callable[[str], None]
+) -> Exported:
     """Convert, prove, pack and sign a run. Raises GateFailed, leaving no bundle, where the proof fails."""
     root = read_root(workspace)
-    signers = role_signer(workspace, "targets"), role_signer(workspace, "build")
     detector_file = run.detector()
     (spec,) = detector_file.detectors
     model, proof = _prove(run, spec)
@@ -87,10 +118,10 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
             vehicles=settings.vehicles,
             min_sequence=settings.min_sequence,
             min_runtime=VERSION,
+            proved_on=proved_on(),
             contract=detector_file.contract,
             detectors=detector_file.detectors,
             parity={spec.model: proof},
-            proved_on=parity.proved_on(),
             lineage=record.lineage,
         )
         golden = make_golden(run, detector_file, model)
@@ -98,9 +129,10 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
         files |= evidence(manifest, files, record.evaluation)
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
-        data = build_bundle(files, root_chain(workspace), version, time, *signers)
+        roots = root_chain(workspace, settings.oldest_root)
+        data = build_bundle(files, roots, version, time, signers.targets, signers.build)
         # The vehicle's own check, before anybody else sees the bundle.
-        bundle = verify(data, root, released, 0, settings.hardware[0], None)
+        bundle = examine(data, root, released)
         path = workspace.dist / f"{settings.name}-{version}.axb"
         workspace.dist.mkdir(exist_ok=True)
         # The version is taken first: a power cut in between leaves a gap, never one version twice.
@@ -108,6 +140,12 @@ def export_run(workspace: Workspace, run: Run, settings: BundleParameters, say: 
         append_release(workspace.releases, line)
         disk.replace_durable(path, data)
     return Exported(bundle, path, report, {spec.model: proof})
+
+
+def proved_on() -> dict[str, str]:
+    """The runtime that the proof and the golden readings were made by."""
+    libraries = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
+    return {"axlebox": VERSION, **libraries, "machine": platform.machine()}
 
 
 def encode_proofs(proofs: dict[str, ParityProof]) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
 
+from axlebox.export.key_commands import ask_secret, key_option
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
 from axlebox.runtime.commandline import json_option, show
@@ -18,71 +18,43 @@ trust_option = click.option(
 )
 
 
-@click.group()
-def keys() -> None:
-    """Make and list the keys that sign releases."""
-
-
-@keys.command("init")
-@click.option("--single", is_flag=True, help="One key for each role, all in keys/: for a first try.")
-@json_option
-def keys_init(single: bool, as_json: bool) -> None:
-    """Make keys and the root of trust (trust/root.json) that vehicles are provisioned with."""
-    from axlebox.export.keys import init_single
-    from axlebox.training.workspace import find_workspace
-
-    if not single:
-        raise UsageError("this version makes keys for a first try only. DO: axlebox keys init --single")
-    root = init_single(find_workspace(Path.cwd()), datetime.now(UTC))
-    folder = root.parents[1] / "keys"
-    show(
-        {"keys": str(folder), "root": str(root)},
-        as_json,
-        f"keys in {folder} (private, ignored by git)",
-        f"root of trust {root}",
-        "note: one key for each role and all in one folder is for a first try, not for production",
-    )
-
-
-@keys.command("list")
-@json_option
-def keys_list(as_json: bool) -> None:
-    """The keys that the root of trust lists, and which of them are at hand."""
-    from axlebox.export.keys import list_keys
-    from axlebox.training.workspace import find_workspace
-
-    found = list_keys(find_workspace(Path.cwd()))
-    record = [
-        {"role": one.role, "key": one.key_id, "needed": one.needed, "file": one.file and str(one.file)} for one in found
-    ]
-    lines = [f"{one.role:10} {one.key_id[:16]}  needs {one.needed}  {one.file or 'not here'}" for one in found]
-    show({"keys": record}, as_json, *lines)
-
-
 @click.command()
 @click.argument("run", required=False)
+@key_option
 @json_option
-def export(run: str | None, as_json: bool) -> None:
+def export(run: str | None, places: tuple[str, ...], as_json: bool) -> None:
     """Convert RUN (by default the latest) to ONNX, prove it equal, and pack a signed bundle in dist/.
 
-    Exit 50, and no bundle, where one flag differs from scikit-learn's.
+    Signed with the keys in keys/ and those given with --key; `axlebox approve` adds what is
+    missing. Exit 50, and no bundle, where one flag differs from scikit-learn's.
     """
-    from axlebox.export.build import export_run
+    from axlebox.export.build import export_run, load_signers
     from axlebox.training.run import load_parameters
     from axlebox.training.runs import open_run
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
     settings = load_parameters(workspace).bundle
-    done = export_run(
-        workspace, open_run(workspace.runs, run), settings, say=lambda line: None if as_json else click.echo(line)
-    )
+    found = open_run(workspace.runs, run)
+    signers = load_signers(workspace, places, ask_secret)
+    done = export_run(workspace, found, settings, signers, say=lambda line: None if as_json else click.echo(line))
     size = done.path.stat().st_size
+    missing = done.bundle.signatures_missing
+    lines = [f"bundle {done.path} ({size} bytes), digest {done.bundle.digest[:16]}", f"  report {done.report}"]
+    if missing:
+        lines.append(
+            f"  {missing} of {done.bundle.signatures_needed} signatures missing. DO: axlebox approve {done.path}"
+        )
     show(
-        {"bundle": str(done.path), "digest": done.bundle.digest, "report": str(done.report), "bytes": size},
+        {
+            "bundle": str(done.path),
+            "digest": done.bundle.digest,
+            "report": str(done.report),
+            "bytes": size,
+            "signatures_missing": missing,
+        },
         as_json,
-        f"bundle {done.path} ({size} bytes), digest {done.bundle.digest[:16]}",
-        f"  report {done.report}",
+        *lines,
     )
 
 
@@ -111,13 +83,16 @@ def verify(bundle: Path, trust: Path | None, hardware: str, vehicle: str | None,
 )
 @json_option
 def inspect(bundle: Path, trust: Path | None, member: str | None, as_json: bool) -> None:
-    """Show what is in BUNDLE, who signed it, and from which data, settings and code it was made."""
+    """Show what is in BUNDLE, who signed it, and from which data, settings and code it was made.
+
+    A bundle that still lacks signatures is shown as well: it is what the next person signs.
+    """
     from axlebox.export.evidence import read_member
-    from axlebox.export.open import describe, open_bundle
+    from axlebox.export.open import describe, open_proposal
 
     if member and as_json:
         raise UsageError("--show prints a member as it is. DO: leave out --json or --show")
-    found = open_bundle(bundle, trust)
+    found = open_proposal(bundle, trust)
     if member:
         click.echo(read_member(found.members, member), nl=False)
         return

@@ -8,6 +8,7 @@ from axlebox.runtime.commandline import LazyGroup, run_program
 from axlebox.runtime.version import VERSION
 
 _TRAINING = "axlebox.export.training_commands"
+_KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
 
 
@@ -18,8 +19,9 @@ _BUNDLES = "axlebox.export.bundle_commands"
         "simulate": (f"{_TRAINING}:simulate", "Make readings of vehicles with sibling bearings, with faults."),
         "ingest": (f"{_TRAINING}:ingest", "Check files of readings and keep copies for training."),
         "train": (f"{_TRAINING}:train", "The Kedro run: fit, evaluate, record, report."),
-        "keys": (f"{_BUNDLES}:keys", "Make and list the keys that sign releases."),
+        "keys": (f"{_KEYS}:keys", "Make, list, rotate and revoke the keys that sign releases."),
         "export": (f"{_BUNDLES}:export", "Prove the model equal and pack a signed bundle."),
+        "approve": (f"{_KEYS}:approve", "Add one more signature to a bundle."),
         "verify": (f"{_BUNDLES}:verify", "Check a bundle as the vehicle would."),
         "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
         "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),

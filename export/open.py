@@ -8,43 +8,56 @@ from typing import Any
 
 import msgspec
 
+from axlebox.export.approve import signer_names
 from axlebox.export.evidence import summarise
-from axlebox.export.keys import read_root
+from axlebox.export.roots import read_root
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
-from axlebox.firmware_bundle.trust import Bundle, verify
+from axlebox.firmware_bundle.trust import Bundle, Proposal, examine, verify
 from axlebox.training.workspace import find_workspace
 
 
+def find_trust(trust: Path | None) -> bytes:
+    """A root file's bytes; None means the root of the workspace around the current folder."""
+    if trust is not None:
+        return disk.read_bounded(trust, MAX_CONTAINER_BYTES)
+    try:
+        return read_root(find_workspace(Path.cwd()))
+    except UsageError as error:
+        raise UsageError("this folder is in no workspace. DO: give --trust root.json") from error
+
+
 def open_bundle(path: Path, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None) -> Bundle:
-    """A verified bundle; `trust` None means the root of the workspace around the current folder."""
-    if trust is None:
-        try:
-            root = read_root(find_workspace(Path.cwd()))
-        except UsageError as error:
-            raise UsageError("this folder is in no workspace. DO: give --trust root.json") from error
-    else:
-        root = disk.read_bounded(trust, MAX_CONTAINER_BYTES)
-    return verify(disk.read_bounded(path, MAX_CONTAINER_BYTES), root, datetime.now(UTC), 0, hardware, vehicle)
+    """A verified bundle."""
+    return verify(_read(path), find_trust(trust), datetime.now(UTC), 0, hardware, vehicle)
 
 
-def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
+def open_proposal(path: Path, trust: Path | None) -> Proposal:
+    """A bundle that is in order but for signatures that it may still lack."""
+    return examine(_read(path), find_trust(trust), datetime.now(UTC))
+
+
+def _read(path: Path) -> bytes:
+    return disk.read_bounded(path, MAX_CONTAINER_BYTES)
+
+
+def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
     """Everything about a bundle, as plain data and in lines for people."""
     manifest = bundle.manifest
     lineage = manifest.lineage
-    sizes = {name: len(data) for name, data in sorted(bundle.members.items())}
+    signed, others = signer_names(bundle)
     evidence, evidence_lines = summarise(bundle.members)
-    record = {**bundle.facts(), "members": sizes, "manifest": msgspec.to_builtins(manifest), **evidence}
+    record = {**bundle.facts(), "signers": signed, "manifest": msgspec.to_builtins(manifest), **evidence}
     lines = [
         bundle.verdict(),
         *(f"note      {warning}" for warning in bundle.warnings),
         f"digest    {bundle.digest}",
         f"for       hardware {', '.join(manifest.hardware)}; vehicles {', '.join(manifest.vehicles) or 'all'}; "
         f"runtime {manifest.min_runtime} or newer",
-        f"signed    by {', '.join(key[:16] for key in bundle.signed_by)} in role targets "
-        f"({bundle.signatures_needed} needed), under root {bundle.root_version}",
+        f"signed    by {', '.join(signed) or 'nobody'} in role targets, {bundle.signatures_needed} needed"
+        f"{f' of {len(signed) + len(others)}' if others else ''}, under root {bundle.root_version}",
         *(f"data      {one.name}, {one.rows} rows, {one.invalid} invalid, sha256 {one.sha256}" for one in lineage.data),
         f"settings  {msgspec.json.encode(lineage.parameters).decode()}",
         f"code      axlebox {lineage.code.axlebox}, source sha256 {lineage.code.source_sha256}",
@@ -61,5 +74,5 @@ def describe(bundle: Bundle) -> tuple[dict[str, Any], list[str]]:
             f"{proof.offset_flags} flags at {proof.offsets} offsets: {proof.flags_differing} differ",
         ]
     lines += evidence_lines
-    lines += [f"member    {name}, {size} bytes" for name, size in sizes.items()]
+    lines += [f"member    {name}, {size} bytes" for name, size in bundle.facts()["members"].items()]
     return record, lines

@@ -8,9 +8,7 @@ anomaly offset swept over the scores that occur, where a formulation that is mer
 from __future__ import annotations
 
 import copy
-import platform
 from dataclasses import dataclass
-from importlib import metadata
 
 import numpy as np
 import onnx
@@ -21,7 +19,6 @@ from axlebox.export.forest_onnx import find_cut, with_cut
 from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.scorer import Scorer
-from axlebox.runtime.version import VERSION
 
 Rows = NDArray[np.float32]
 
@@ -100,12 +97,6 @@ def prove(forest: IsolationForest, model: bytes, training: Rows) -> ParityProof:
         flags_differing=differing + offset_differing,
         largest_score_difference=largest,
     )
-
-
-def proved_on() -> dict[str, str]:
-    """What runs a proof here: the versions that answer for the vehicle's side, and the kind of machine."""
-    libraries = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
-    return {"axlebox": VERSION, "machine": platform.machine(), **libraries}
 
 
 def require(proof: ParityProof) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,8 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
 from axlebox.firmware_bundle.container import pack
-from axlebox.firmware_bundle.trust import RELEASE_FIELD, serialise
+from axlebox.firmware_bundle.trust import RELEASE_FIELD
+from axlebox.firmware_bundle.tuf_client import serialise
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,13 @@ def build_bundle(
     roots: Mapping[str, bytes],
     version: int,
     time: ReleaseTime,
-    targets_signer: Signer,
+    targets_signers: Sequence[Signer],
     build_signer: Signer,
 ) -> bytes:
     """The bundle of these files; the same inputs give the same bytes (Ed25519 is deterministic).
 
-    timestamp and snapshot pin versions and no hashes, so that a later signature on targets.json
-    leaves them as they are.
+    timestamp and snapshot pin versions and no hashes, so that `approve` can add the signatures
+    that targets.json still lacks and leave them as they are.
     """
     record = {
         "released": time.released.isoformat().replace("+00:00", "Z"),
@@ -47,12 +48,13 @@ def build_bundle(
     snapshot = Snapshot(version=version, expires=time.expires, meta={"targets.json": MetaFile(version)})
     timestamp = Timestamp(version=version, expires=time.expires, snapshot_meta=MetaFile(version))
     members = {**files, **roots}
-    for name, signed, signer in (
-        ("targets.json", targets, targets_signer),
-        ("snapshot.json", snapshot, build_signer),
-        ("timestamp.json", timestamp, build_signer),
+    for name, signed, signers in (
+        ("targets.json", targets, targets_signers),
+        ("snapshot.json", snapshot, [build_signer]),
+        ("timestamp.json", timestamp, [build_signer]),
     ):
         metadata: Metadata[Any] = Metadata(signed)
-        metadata.sign(signer)
+        for signer in signers:
+            metadata.sign(signer, append=True)
         members[name] = serialise(metadata)
     return pack(members)

@@ -39,11 +39,38 @@ def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(file.fileno())
 
 
+def create_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a new file, durably with its name. Raises FileExistsError, and writes nothing, where there is one."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
 def replace_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Put a whole file under its name: after a power cut there is the old one or the new one."""
     part = path.with_name(path.name + ".part")
     write_durable(part, data, mode)
     os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def append_line(path: Path, line: bytes, at_most: int, full: Path) -> None:
+    """Add a line to a log, durably; a log of `at_most` bytes is set aside as `full` first.
+
+    What a power cut left behind the last line end is cut off.
+    """
+    if path.exists() and path.stat().st_size >= at_most:
+        os.replace(path, full)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with open(handle, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
 
 

@@ -51,11 +51,35 @@ class WrongTarget(AxleboxError):
     advice = "find the bundle for this vehicle"
 
 
+class WrongHardware(WrongTarget):
+    """Made for other hardware."""
+
+    advice = "find the bundle for this vehicle's hardware"
+
+
+class WrongVehicle(WrongTarget):
+    """Made for other vehicles of this hardware."""
+
+
 class TooOld(AxleboxError):
-    """A rollback (below the floor), or expired metadata."""
+    """Older than what is allowed here."""
 
     exit_code = 14
-    advice = "find a newer bundle; check the clock if it is named"
+    advice = "find a newer bundle"
+
+
+class Rollback(TooOld):
+    """Below the floor: a release that this vehicle has left behind."""
+
+
+class Revoked(TooOld):
+    """Below the lowest version that a confirmed release still lets run (`min_sequence`)."""
+
+
+class Expired(TooOld):
+    """Metadata whose time is over, by a clock that may be wrong."""
+
+    advice = "check the clock; if it is right, find a newer bundle"
 
 
 class Malformed(AxleboxError):
@@ -70,6 +94,12 @@ class PreflightFailed(AxleboxError):
 
     exit_code = 20
     advice = "mend what is named above, then try again"
+
+
+class RuntimeTooOld(PreflightFailed):
+    """Made for a newer runtime than this one."""
+
+    advice = "update the runtime, then install again"
 
 
 class SelfTestFailed(AxleboxError):

@@ -1,6 +1,6 @@
 """The vehicle's data folder and the state machine of installing, confirming and falling back.
 
-What this package may not import comes as an argument: `self_test` and `runtime_version` from the
+What this package may not import comes as an argument: `self_test` and `runtime` from the
 runtime. `tuf` is loaded only inside `Vehicle.verify`, so that whoever only starts a release, as
 the daemon does, never loads it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,23 +26,24 @@ from axlebox.firmware_bundle.errors import (
     AxleboxError,
     Damaged,
     FallbackFailed,
-    Malformed,
     PreflightFailed,
     UsageError,
 )
 from axlebox.firmware_bundle.manifest import Identifier, decode, encode
+from axlebox.firmware_bundle.receipts import Action, Draft
+from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.slots import Release, open_slot, write_slot
 from axlebox.firmware_bundle.state import TRIES, State, read_state, write_state
 
 if TYPE_CHECKING:
     from axlebox.firmware_bundle.trust import Bundle
 
+Say = Callable[[str], None]
 SelfTest = Callable[[Path], str]
 """Runs the golden readings of a slot folder; returns a summary or raises SelfTestFailed."""
 
 _MAX_ROOT_BYTES = 512 * 1024
 _SPARE_BYTES = 1024 * 1024
-_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 class Identity(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,8 +69,9 @@ class Vehicle:
 
     @classmethod
     def provision(cls, data: Path, root: bytes, identity: Identity) -> Vehicle:
-        """Give a data folder its identity and its root of trust, once."""
-        from axlebox.firmware_bundle.trust import parse_root
+        """Give a data folder its identity, its root of trust and a key of its own, once."""
+        from axlebox.firmware_bundle.tuf_client import parse_root
+        from axlebox.firmware_bundle.vehicle_key import make_key
 
         parse_root(root)
         path = data / "vehicle.json"
@@ -82,9 +83,16 @@ class Vehicle:
             data.mkdir(parents=True, exist_ok=True)
             (data / "slots").mkdir(exist_ok=True)
             disk.replace_durable(data / "root.json", root)
+            make_key(data)
             # vehicle.json comes last: it is what makes the folder count as provisioned.
             disk.replace_durable(path, encode(identity))
         return cls(data, identity)
+
+    def key_fingerprint(self) -> str:
+        """What identifies the vehicle's own key to a person."""
+        from axlebox.firmware_bundle.vehicle_key import fingerprint, read_public
+
+        return fingerprint(read_public(self.data))
 
     def state(self) -> State:
         return read_state(self.data)
@@ -101,8 +109,35 @@ class Vehicle:
                 raise PreflightFailed("another axleboxd command is changing this vehicle; try again") from error
             yield
 
-    def verify(self, data: bytes, now: datetime) -> Bundle:
-        """Check bundle bytes against this vehicle's trust, floor, identity and clock."""
+    @contextlib.contextmanager
+    def _recorded(self, action: Action, now: datetime, say: Say) -> Iterator[Draft]:
+        """Hold the lock, and write a receipt of what was done or refused.
+
+        A receipt that cannot be written undoes nothing; `say` is told.
+        """
+        with self._locked():
+            state = self.state()
+            trusted = state.time_floor is None or now >= state.time_floor
+            draft = Draft(action, now, trusted, self.identity.vehicle, self.identity.hardware, state.running)
+            try:
+                with disk.explained():
+                    yield draft
+            except Exception as error:
+                draft.refused(
+                    error.exit_code if isinstance(error, AxleboxError) else AxleboxError.exit_code, str(error)
+                )
+                self._write_receipt(draft, say)
+                raise
+            self._write_receipt(draft, say)
+
+    def _write_receipt(self, draft: Draft, say: Say) -> None:
+        try:
+            draft.write(self.data)
+        except (OSError, AxleboxError) as error:
+            say(f"      note: no receipt could be written: {error}")
+
+    def verify(self, data: bytes, runtime: Runtime, now: datetime) -> Bundle:
+        """Check bundle bytes against this vehicle's trust, floors, identity, runtime and clock."""
         from axlebox.firmware_bundle.trust import verify
 
         state = self.state()
@@ -110,22 +145,22 @@ class Vehicle:
             data,
             trust=disk.read_bounded(self.data / "root.json", _MAX_ROOT_BYTES),
             reference_time=max(now, state.time_floor) if state.time_floor else now,
-            floor=max(state.floor, state.min_sequence),
+            floor=state.floor,
             hardware=self.identity.hardware,
             vehicle=self.identity.vehicle,
+            min_sequence=state.min_sequence,
+            runtime=runtime,
         )
 
-    def install(
-        self, source: Path, self_test: SelfTest, runtime_version: str, now: datetime, say: Callable[[str], None]
-    ) -> Bundle:
+    def install(self, source: Path, self_test: SelfTest, runtime: Runtime, now: datetime, say: Say) -> Bundle:
         """Bring a bundle file into a slot and put it on trial; `say` gets one line for each step.
 
         Nothing changes before the last step, the one write of the state.
         """
-        with self._locked():
+        with self._recorded("install", now, say) as receipt:
             self._sweep()
             try:
-                bundle = self._install_locked(source, self_test, runtime_version, now, say)
+                bundle = self._install_locked(source, self_test, runtime, now, say, receipt)
             except Exception:
                 with contextlib.suppress(OSError, AxleboxError):  # the first reason is the one to tell
                     self._sweep()
@@ -134,19 +169,19 @@ class Vehicle:
             return bundle
 
     def _install_locked(
-        self, source: Path, self_test: SelfTest, runtime_version: str, now: datetime, say: Callable[[str], None]
+        self, source: Path, self_test: SelfTest, runtime: Runtime, now: datetime, say: Say, receipt: Draft
     ) -> Bundle:
         data = self._take_copy(source)
         say("[1/5] space OK, copy OK")
-        bundle = self.verify(data, now)
+        bundle = self.verify(data, runtime, now)
+        receipt.about(bundle.label, bundle.digest)
         for warning in bundle.warnings:
             say(f"      note: {warning}")
         say(f"[2/5] verify OK: {bundle.label}, signed {len(bundle.signed_by)} of {bundle.signatures_needed} needed")
         state = self.state()
         if bundle.digest in (state.active, state.running) and self._opens(bundle.digest):
             raise AlreadyInstalled(f"{bundle.label} is installed already; nothing changed")
-        check_runtime_version(bundle.manifest.min_runtime, runtime_version)
-        say(f"[3/5] runtime OK: {runtime_version}")
+        say(f"[3/5] runtime OK: {runtime.version}")
         self._fill_slot(bundle, self_test, say)
         if bundle.digest != state.active:  # else its damaged slot was mended, and there is nothing to switch
             write_state(self.data, msgspec.structs.replace(state, trial=bundle.digest, tries=TRIES))
@@ -195,7 +230,7 @@ class Vehicle:
                 disk.remove_tree(path)
         self._incoming.unlink(missing_ok=True)
 
-    def start(self, say: Callable[[str], None] = lambda line: None) -> Release:
+    def start(self, say: Say = lambda line: None) -> Release:
         """The release to run now. A start of a release on trial costs one try until `healthy`.
 
         `say` is told where the release on trial has no try left and is dropped.
@@ -220,13 +255,14 @@ class Vehicle:
             if state.trial == release.digest and state.tries < TRIES:
                 write_state(self.data, msgspec.structs.replace(state, tries=state.tries + 1))
 
-    def confirm(self) -> Release:
+    def confirm(self, now: datetime, say: Say) -> Release:
         """Make the release on trial the active one; only here do the floors rise."""
-        with self._locked():
+        with self._recorded("confirm", now, say) as receipt:
             state = self.state()
             if state.trial is None:
                 raise UsageError("no release is on trial; nothing to confirm")
             release = open_slot(self.slot(state.trial))
+            receipt.about(release.label, release.digest)
             root = disk.read_bounded(self.slot(state.trial) / "root.json", _MAX_ROOT_BYTES)
             # A newer root before the state is harmless: the old one leads to it.
             disk.replace_durable(self.data / "root.json", root)
@@ -248,9 +284,9 @@ class Vehicle:
             self._sweep()
             return release
 
-    def fallback(self) -> Release:
+    def fallback(self, now: datetime, say: Say) -> Release:
         """Go back to the other slot: from trial to active, or from active to previous."""
-        with self._locked():
+        with self._recorded("fallback", now, say) as receipt:
             state = self.state()
             if state.trial is not None and state.active is not None:
                 target = state.active
@@ -264,6 +300,7 @@ class Vehicle:
                 release = open_slot(self.slot(target))
             except AxleboxError as error:
                 raise FallbackFailed(f"the other release cannot run: {error}. Nothing changed") from error
+            receipt.about(release.label, release.digest)
             if release.manifest.version < state.min_sequence:
                 raise FallbackFailed(
                     f"{release.label} is below release {state.min_sequence}, the oldest that may run; nothing changed"
@@ -271,18 +308,6 @@ class Vehicle:
             write_state(self.data, changed)
             self._sweep()
             return release
-
-
-def check_runtime_version(needed: str, found: str) -> None:
-    """Raise PreflightFailed where the runtime is older than a release needs."""
-
-    def numbers(version: str) -> tuple[int, ...]:
-        if not _VERSION.fullmatch(version):
-            raise Malformed(f"version {version!r} is not made of numbers and dots")
-        return tuple(int(part) for part in re.sub(r"(\.0+)+$", "", version).split("."))
-
-    if numbers(found) < numbers(needed):
-        raise PreflightFailed(f"the release needs runtime {needed} or newer, this is {found}. DO: update the runtime")
 
 
 def find_bundle(place: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.errors import Malformed, RuntimeTooOld
 
 FORMAT = 1
 ANY_HARDWARE = "any"
@@ -148,12 +148,12 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Releases below this version may never run again, not even as a fallback."""
     min_runtime: str
     """Oldest runtime version that can run this release, as in 1.2.3."""
+    proved_on: dict[str, str]
+    """The runtime that the proof was made on: versions of axlebox, onnxruntime and numpy, and the machine."""
     contract: Contract
     detectors: Annotated[tuple[DetectorSpec, ...], Meta(min_length=1, max_length=16)]
     parity: dict[str, ParityProof]
     """The proof of each detector, by the name of its model."""
-    proved_on: dict[str, str]
-    """The versions of axlebox, numpy and onnxruntime, and the machine, that ran the proof."""
     lineage: Lineage
 
 
@@ -171,10 +171,11 @@ class Golden(Struct, frozen=True, forbid_unknown_fields=True):
     rows: Annotated[tuple[GoldenRow, ...], Meta(min_length=1, max_length=10_000)]
 
 
-class _AnyFormat(Struct, frozen=True):
-    """Only what every format of manifest will have."""
+class Head(Struct, frozen=True):
+    """What a manifest of every format has."""
 
     format: int
+    min_runtime: str = "0"
 
 
 T = TypeVar("T")
@@ -194,10 +195,15 @@ def encode(record: Struct | Mapping[str, Any]) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    found = decode(data, _AnyFormat, "manifest.json").format
-    if found != FORMAT:
-        raise Malformed(f"manifest.json has format {found}, this runtime reads {FORMAT}: update the runtime")
+    """A manifest of the current format. Raises RuntimeTooOld where its format is newer, else Malformed."""
+    found = decode(data, Head, "manifest.json").format
+    if found > FORMAT:
+        raise RuntimeTooOld(f"manifest.json has format {found}, this runtime reads {FORMAT}. DO: update the runtime")
     manifest = decode(data, Manifest, "manifest.json")
+    if manifest.min_sequence > manifest.version:
+        raise Malformed(
+            f"manifest.json of release {manifest.version} forbids itself: min_sequence is {manifest.min_sequence}"
+        )
     models = [detector.model for detector in manifest.detectors]
     kinds = [detector.kind for detector in manifest.detectors]
     if len(set(kinds)) < len(kinds) or len(set(models)) < len(models) or set(manifest.parity) != set(models):

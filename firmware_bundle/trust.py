@@ -1,9 +1,8 @@
 """Verification: bytes and a reference time in, a Bundle out. Reads no file, opens no connection.
 
-The metadata is that of The Update Framework (specification 1.0, sections 5.3 to 5.6), all of it
-inside the bundle. Stricter than the specification in three places: every file must be in our one
-spelling, every signature present must verify under a listed key (else a flipped bit in a surplus
-signature goes unseen), and delegations are refused.
+The signatures are those of The Update Framework (tuf_client.py); all metadata is inside the
+bundle. Here are the rules of a bundle: exactly the signed files, the aim, the floors, the time,
+and a model that consists of nothing but what our own export writes.
 """
 
 from __future__ import annotations
@@ -13,40 +12,36 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import InitVar, dataclass
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
-from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from tuf.api.exceptions import LengthOrHashMismatchError
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
-from tuf.api.serialization import DeserializationError, SerializationError
-from tuf.api.serialization.json import JSONSerializer
+from tuf.api.metadata import Metadata, Targets
 
 from axlebox.firmware_bundle.container import unpack
 from axlebox.firmware_bundle.errors import (
-    BadSignature,
     Damaged,
     Malformed,
+    Revoked,
+    Rollback,
     TooFewSignatures,
-    TooOld,
-    WrongTarget,
+    WrongHardware,
+    WrongVehicle,
 )
-from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Golden, Manifest, Sha256, decode, decode_manifest
+from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Golden, Manifest, Sha256, decode
+from axlebox.firmware_bundle.skew import Runtime, check_runtime, read_manifest
 from axlebox.firmware_bundle.slots import NEWEST_ROOT, RECORD
+from axlebox.firmware_bundle.tuf_client import TufClient, parse_root
 
 MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.json"
 RELEASE_FIELD: Final = "x-axlebox"
 """The member of the signed part of targets.json that holds our own `ReleaseRecord`."""
 
-MAX_METADATA_BYTES = 512 * 1024
 _ROOT_NAME = re.compile(r"([1-9][0-9]{0,4})\.root\.json")
 _METADATA_NAMES = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
 _SLOT_NAMES = frozenset({RECORD, NEWEST_ROOT})
 """What an installation itself writes beside the signed files."""
-_SIGNATURE = re.compile(r"[0-9a-f]+")
-
-S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 class ReleaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,8 +56,11 @@ _PROOF: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle that passed `verify`; nothing else can make one."""
+class Proposal:
+    """A bundle file that passed every check, and may still lack signatures in role targets.
+
+    It is what a second person looks at before signing; nothing installs it.
+    """
 
     digest: str
     """sha256 of the signed part of targets.json, in hex: it names slots."""
@@ -78,15 +76,19 @@ class Bundle:
     signatures_needed: int
     warnings: tuple[str, ...]
     _proof: InitVar[object]
-    """Only `verify` has it; it is not kept, so that no copy with other content can be made."""
+    """Only this module has it; it is not kept, so that no copy with other content can be made."""
 
     def __post_init__(self, _proof: object) -> None:
         if _proof is not _PROOF:
-            raise TypeError("a Bundle comes from verify() only")
+            raise TypeError(f"a {type(self).__name__} comes from verify() or examine() only")
 
     @property
     def label(self) -> str:
         return f"{self.manifest.name} {self.manifest.version}"
+
+    @property
+    def signatures_missing(self) -> int:
+        return max(0, self.signatures_needed - len(self.signed_by))
 
     def facts(self) -> dict[str, Any]:
         """What a verification reports, as plain data."""
@@ -97,10 +99,18 @@ class Bundle:
             "digest": self.digest,
             "signed_by": self.signed_by,
             "signatures_needed": self.signatures_needed,
+            "signatures_missing": self.signatures_missing,
+            "root": self.root_version,
             "released": self.released.isoformat(),
             "run": lineage.run,
             "data": {one.name: one.sha256 for one in lineage.data},
             "code": msgspec.to_builtins(lineage.code),
+            "hardware": self.manifest.hardware,
+            "vehicles": self.manifest.vehicles,
+            "min_sequence": self.manifest.min_sequence,
+            "min_runtime": self.manifest.min_runtime,
+            "proved_on": self.manifest.proved_on,
+            "members": {name: len(data) for name, data in sorted(self.members.items())},
             "warnings": self.warnings,
         }
 
@@ -108,150 +118,124 @@ class Bundle:
         """The same in one line."""
         lineage = self.manifest.lineage
         data = ", ".join(f"{one.name} {one.sha256[:8]}" for one in lineage.data)
+        missing = self.signatures_missing
+        state = f"not approved yet, {missing} missing" if missing else "good"
         return (
-            f"{self.label}: good, signed {len(self.signed_by)} of {self.signatures_needed} needed, "
+            f"{self.label}: {state}, signed {len(self.signed_by)} of {self.signatures_needed} needed, "
             f"built {self.released:%Y-%m-%d} by axlebox {lineage.code.axlebox} from run {lineage.run}, "
             f"data {data}, commit {lineage.code.commit or 'none'}"
         )
 
 
-def serialise(metadata: Metadata[Any]) -> bytes:
-    """The one spelling of a metadata file."""
-    return metadata.to_bytes(JSONSerializer(compact=False))
+@dataclass(frozen=True, slots=True)
+class Bundle(Proposal):
+    """A bundle that passed `verify`; nothing else can make one, and only a Bundle is installed."""
 
 
-def verify(
+def verify(  # noqa: PLR0913  the call names everything that a box holds a bundle against
     data: bytes,
     trust: bytes,
     reference_time: datetime,
     floor: int,
     hardware: str,
     vehicle: str | None,
+    *,
+    min_sequence: int = 0,
+    runtime: Runtime | None = None,
 ) -> Bundle:
-    """Check a whole bundle file as the vehicle does; see the module's text for the rules.
+    """Check a whole bundle file as the vehicle does.
 
     `trust` is the root file that the caller already trusts, `reference_time` the latest time that
-    the caller knows to be past, `floor` the lowest version that may still be installed. A bundle
-    for particular vehicles needs `vehicle`; None skips that check.
+    the caller knows to be past, `floor` the lowest version that may still be installed,
+    `min_sequence` the lowest that may run at all. A bundle for particular vehicles needs
+    `vehicle`, and what a runtime must be able to do needs `runtime`; None skips that check.
 
     Raises one class of `errors` for each reason, before any other work is done on the content.
     """
-    members = unpack(data)
-    root, root_bytes = _newest_root(trust, members)
-    targets, others = _chain(members, root)
-    record = _release_record(targets.signed)
-    warnings = _check_time(reference_time, record.released, {"root": root, **others, "targets.json": targets.signed})
-    files = _check_members(members, targets.signed, record)
-    manifest = _manifest(files, targets.signed.version)
+    signed = _read(data, trust, reference_time, complete=True)
+    manifest = _manifest(signed, runtime)
     _check_aim(manifest, hardware, vehicle)
-    if manifest.version < floor:
-        raise TooOld(
-            f"{manifest.name} {manifest.version} is older than release {floor}, the oldest that is allowed here"
-        )
-    return Bundle(
-        digest=hashlib.sha256(targets.signed_bytes).hexdigest(),
-        manifest=manifest,
-        members=files,
-        root=root_bytes,
-        root_version=root.version,
-        released=record.released,
-        signed_by=tuple(sorted(targets.signatures)),
-        signatures_needed=root.roles["targets"].threshold,
-        warnings=warnings,
-        _proof=_PROOF,
-    )
+    _check_floors(manifest, floor, min_sequence)
+    notes = () if runtime is None else check_runtime(manifest, runtime)
+    _check_content(manifest, signed.files)
+    return Bundle(**signed.facts(), manifest=manifest, warnings=(*signed.warnings, *notes), _proof=_PROOF)
 
 
-def parse_root(data: bytes) -> Metadata[Root]:
-    """A root of trust that signs itself; it may carry the signatures of the root before it as well."""
-    root = _parse(data, Root, "root")
-    known = root.signed.roles["root"].keyids
-    for key_id in [one for one in root.signatures if one not in known]:
-        del root.signatures[key_id]
-    _check_signatures(root, "root", root.signed)
-    return root
+def examine(data: bytes, trust: bytes, reference_time: datetime) -> Proposal:
+    """Check a bundle file that may still lack signatures, for whoever is about to sign it."""
+    signed = _read(data, trust, reference_time, complete=False)
+    manifest = _manifest(signed, None)
+    _check_content(manifest, signed.files)
+    return Proposal(**signed.facts(), manifest=manifest, warnings=signed.warnings, _proof=_PROOF)
 
 
-def _newest_root(trust: bytes, members: Mapping[str, bytes]) -> tuple[Root, bytes]:
-    """Walk from the trusted root to the newest in the bundle, each signed by the one before."""
-    root, root_bytes = parse_root(trust).signed, trust
-    while (name := f"{root.version + 1}.root.json") in members:
-        newer = _parse(members[name], Root, name)
-        # Signed by both: each signature counts for the root that lists its key.
-        _check_signatures(newer, name, root, newer.signed)
-        if newer.signed.version != root.version + 1:
-            raise Malformed(f"{name} says that it is version {newer.signed.version}")
-        root, root_bytes = newer.signed, members[name]
-    return root, root_bytes
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """A bundle's signed files, each with its signed digest, of which none has been looked into yet."""
+
+    client: TufClient
+    targets: Metadata[Targets]
+    root: bytes
+    released: datetime
+    files: dict[str, bytes]
+    warnings: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of a Proposal that the metadata settles."""
+        root = self.client.root.signed
+        return {
+            "digest": hashlib.sha256(self.targets.signed_bytes).hexdigest(),
+            "members": self.files,
+            "root": self.root,
+            "root_version": root.version,
+            "released": self.released,
+            "signed_by": self.client.targets_signed_by,
+            "signatures_needed": root.roles["targets"].threshold,
+        }
 
 
-def _chain(members: Mapping[str, bytes], root: Root) -> tuple[Metadata[Targets], dict[str, Signed]]:
-    """targets.json as pinned by timestamp.json and snapshot.json, and those two."""
-    timestamp = _parse_member(members, Timestamp, "timestamp.json", root)
-    snapshot = _parse_member(members, Snapshot, "snapshot.json", root)
-    targets = _parse_member(members, Targets, "targets.json", root)
-    if snapshot.signed.version != timestamp.signed.snapshot_meta.version:
-        raise Damaged("timestamp.json and snapshot.json belong to different releases")
-    if set(snapshot.signed.meta) != {"targets.json"}:
+def _read(data: bytes, trust: bytes, reference_time: datetime, complete: bool) -> _Signed:
+    """Container, signatures, time and digests; where not `complete`, targets.json may lack signatures."""
+    members = unpack(data)
+    client, root = _follow_roots(members, trust)
+    client.update_timestamp(_member(members, "timestamp.json"))
+    client.update_snapshot(_member(members, "snapshot.json"))
+    targets = client.update_targets(_member(members, "targets.json"), complete)
+    if client.snapshot is not None and set(client.snapshot.signed.meta) != {"targets.json"}:
         raise Malformed("snapshot.json must list targets.json and nothing else")
-    if targets.signed.version != snapshot.signed.meta["targets.json"].version:
-        raise Damaged("snapshot.json and targets.json belong to different releases")
-    if targets.signed.delegations is not None:
-        raise Malformed("targets.json delegates; bundles do not")
-    return targets, {"timestamp.json": timestamp.signed, "snapshot.json": snapshot.signed}
+    record = _release_record(targets.signed)
+    # A clock before the release is surely wrong, and not a reason to refuse.
+    client.check_expiry(max(reference_time, record.released), clock=reference_time)
+    warnings = _check_clock(reference_time, record.released)
+    files = _check_members(members, targets.signed, record)
+    return _Signed(client, targets, root, record.released, files, warnings)
 
 
-def _parse(data: bytes, kind: type[S], name: str) -> Metadata[S]:
-    if len(data) > MAX_METADATA_BYTES:
-        raise Malformed(f"{name} has {len(data)} bytes, at most {MAX_METADATA_BYTES} are allowed")
-    try:
-        metadata: Metadata[S] = Metadata.from_bytes(data)
-        canonical = serialise(metadata)
-        _ = metadata.signed_bytes  # floats and half surrogates have no canonical bytes to sign
-    except (DeserializationError, SerializationError) as error:
-        raise Malformed(f"{name} is not TUF metadata") from error
-    if not isinstance(metadata.signed, kind):
-        raise Malformed(f"{name} is of type {metadata.signed.type}, expected {kind.type}")
-    if canonical != data:
-        raise Malformed(f"{name} is not in its canonical spelling")
-    if metadata.unrecognized_fields:
-        raise Malformed(f"{name} has a field that no signature covers")
-    for signature in metadata.signatures.values():
-        if signature.unrecognized_fields or not _SIGNATURE.fullmatch(signature.signature):
-            raise Malformed(f"{name} has a signature that is not plain lower-case hex")
-    return metadata
+def _follow_roots(members: Mapping[str, bytes], trust: bytes) -> tuple[TufClient, bytes]:
+    """From the trusted root to the newest in the bundle, each signed by the one before."""
+    client, root = TufClient(trust), trust
+    version = client.root.signed.version
+    carried = sorted(int(found[1]) for name in members if (found := _ROOT_NAME.fullmatch(name)))
+    if not carried:
+        raise Damaged("the root files are missing")
+    if version < carried[0] - 1:
+        raise TooFewSignatures(
+            f"the bundle follows the roots of trust from {carried[0]} on, this vehicle holds {version}: "
+            "it must be provisioned anew"
+        )
+    for following in range(version + 1, carried[-1] + 1):
+        root = _member(members, f"{following}.root.json")
+        client.update_root(root)
+    same = members.get(f"{version}.root.json")
+    if same is not None and parse_root(same).signed_bytes != parse_root(trust).signed_bytes:
+        raise TooFewSignatures(f"the bundle's root {version} is another fleet's than the root {version} trusted here")
+    return client, root
 
 
-def _parse_member(members: Mapping[str, bytes], kind: type[S], name: str, root: Root) -> Metadata[S]:
+def _member(members: Mapping[str, bytes], name: str) -> bytes:
     if name not in members:
         raise Damaged(f"{name} is missing")
-    metadata = _parse(members[name], kind, name)
-    _check_signatures(metadata, name, root)
-    return metadata
-
-
-def _check_signatures(metadata: Metadata[Any], name: str, *roots: Root) -> None:
-    """Every signature must verify under a key that one of the roots lists, and enough keys of each must have signed."""
-    role = metadata.signed.type
-    signed_by: list[set[str]] = [set() for _ in roots]
-    for key_id, signature in metadata.signatures.items():
-        listing = [number for number, root in enumerate(roots) if key_id in root.roles[role].keyids]
-        if not listing:
-            raise TooFewSignatures(f"{name} is signed by key {key_id[:8]}, unknown to role {role}")
-        for number in listing:
-            key = roots[number].keys.get(key_id)
-            if key is None:
-                raise Malformed(f"the root names key {key_id[:8]} for role {role} and does not hold it")
-            try:
-                key.verify_signature(signature, metadata.signed_bytes)
-            except (UnverifiedSignatureError, VerificationError) as error:
-                raise BadSignature(f"the signature of {name} by key {key_id[:8]} is wrong") from error
-            # One key listed under two ids, or in two spellings, counts once.
-            signed_by[number].add(str(key.keyval.get("public")).strip().lower())
-    for root, publics in zip(roots, signed_by, strict=True):
-        needed = root.roles[role].threshold
-        if len(publics) < needed:
-            raise TooFewSignatures(f"{name} has {len(publics)} of {needed} signatures that role {role} needs")
+    return members[name]
 
 
 def _release_record(targets: Targets) -> ReleaseRecord:
@@ -264,17 +248,8 @@ def _release_record(targets: Targets) -> ReleaseRecord:
     return record
 
 
-def _check_time(now: datetime, released: datetime, signed: Mapping[str, Signed]) -> tuple[str, ...]:
-    """Refuse what has expired. A clock before the release is surely wrong, and not a reason to refuse."""
-    behind = now < released
-    reference = max(now, released)
-    for name, metadata in signed.items():
-        if metadata.is_expired(reference):
-            raise TooOld(
-                f"{name} expired on {metadata.expires:%Y-%m-%d}, and the clock says {now:%Y-%m-%d}: "
-                "if the clock is wrong, set it; if not, a newer bundle is needed"
-            )
-    if behind:
+def _check_clock(now: datetime, released: datetime) -> tuple[str, ...]:
+    if now < released:
         return (f"the clock says {now:%Y-%m-%d}, before the release of {released:%Y-%m-%d}; it is not trusted",)
     return ()
 
@@ -312,25 +287,34 @@ def _check_roots(members: Mapping[str, bytes], names: Set[str], record: ReleaseR
             raise Damaged(f"{name} differs from what was signed")
 
 
-def _manifest(files: Mapping[str, bytes], version: int) -> Manifest:
-    if MANIFEST not in files or GOLDEN not in files:
+def _manifest(signed: _Signed, runtime: Runtime | None) -> Manifest:
+    if MANIFEST not in signed.files or GOLDEN not in signed.files:
         raise Malformed(f"{MANIFEST} or {GOLDEN} is missing")
-    manifest = decode_manifest(files[MANIFEST])
-    decode(files[GOLDEN], Golden, GOLDEN)
-    if manifest.version != version:
-        raise Damaged(f"{MANIFEST} is of release {manifest.version}, targets.json of {version}")
-    for detector in manifest.detectors:
-        if detector.model not in files:
-            raise Malformed(f"{MANIFEST} names {detector.model}, which is missing")
+    manifest = read_manifest(signed.files[MANIFEST], runtime)
+    if manifest.version != signed.targets.signed.version:
+        raise Damaged(f"{MANIFEST} is of release {manifest.version}, targets.json of {signed.targets.signed.version}")
     return manifest
 
 
+def _check_content(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """What the runtime will be handed: golden readings, and models of which nothing is taken on trust."""
+    decode(files[GOLDEN], Golden, GOLDEN)
+    for detector in manifest.detectors:
+        if detector.model not in files:
+            raise Malformed(f"{MANIFEST} names {detector.model}, which is missing")
+
+
 def _check_aim(manifest: Manifest, hardware: str, vehicle: str | None) -> None:
+    label = f"{manifest.name} {manifest.version}"
     if hardware not in manifest.hardware and ANY_HARDWARE not in (hardware, *manifest.hardware):
-        raise WrongTarget(
-            f"{manifest.name} {manifest.version} is for hardware {', '.join(manifest.hardware)}; this is {hardware}"
-        )
+        raise WrongHardware(f"{label} is for hardware {', '.join(manifest.hardware)}; this is {hardware}")
     if vehicle is not None and manifest.vehicles and vehicle not in manifest.vehicles:
-        raise WrongTarget(
-            f"{manifest.name} {manifest.version} is for {', '.join(manifest.vehicles)}; this is {vehicle}"
-        )
+        raise WrongVehicle(f"{label} is for {', '.join(manifest.vehicles)}; this is {vehicle}")
+
+
+def _check_floors(manifest: Manifest, floor: int, min_sequence: int) -> None:
+    label = f"{manifest.name} {manifest.version}"
+    if manifest.version < min_sequence:
+        raise Revoked(f"{label} is below release {min_sequence}, the oldest that may still run here (min_sequence)")
+    if manifest.version < floor:
+        raise Rollback(f"{label} is older than release {floor}, the oldest that may be installed here")

@@ -13,8 +13,10 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
 from axlebox.firmware_bundle.errors import AlreadyInstalled, AxleboxError, Damaged, PreflightFailed, UsageError
 from axlebox.firmware_bundle.install import Identity, Vehicle, find_bundle
+from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.slots import Release, open_slot
 from axlebox.runtime.commandline import json_option, show
+from axlebox.runtime.features import KNOWN_SETS
 from axlebox.runtime.version import VERSION
 
 data_option = click.option(
@@ -25,6 +27,9 @@ data_option = click.option(
     show_default=True,
     help="The data folder; also AXLEBOX_DATA.",
 )
+
+
+RUNTIME = Runtime(VERSION, KNOWN_SETS)
 
 
 def _now() -> datetime:
@@ -46,11 +51,12 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
             f"--vehicle {vehicle!r}, --hardware {hardware!r}: ids are 1 to 64 letters, digits and . _ : / -, "
             "beginning with a letter or a digit"
         ) from error
-    Vehicle.provision(data, disk.read_bounded(trust, MAX_CONTAINER_BYTES), identity)
+    key = Vehicle.provision(data, disk.read_bounded(trust, MAX_CONTAINER_BYTES), identity).key_fingerprint()
     show(
-        {"vehicle": vehicle, "hardware": hardware, "data": str(data)},
+        {"vehicle": vehicle, "hardware": hardware, "data": str(data), "key": key},
         as_json,
         f"provisioned {vehicle} (hardware {hardware}) in {data}",
+        f"the vehicle's own key {key}; its public half is {data / 'vehicle.pub'}",
     )
 
 
@@ -60,7 +66,7 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
 @json_option
 def verify(bundle: Path, data: Path, as_json: bool) -> None:
     """Check BUNDLE (or the one bundle in a folder) as `install` would; 0 also for the installed one."""
-    found = Vehicle.open(data).verify(disk.read_bounded(find_bundle(bundle), MAX_CONTAINER_BYTES), _now())
+    found = Vehicle.open(data).verify(disk.read_bounded(find_bundle(bundle), MAX_CONTAINER_BYTES), RUNTIME, _now())
     show(found.facts(), as_json, found.verdict(), *(f"note: {warning}" for warning in found.warnings))
 
 
@@ -90,7 +96,7 @@ def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
             click.echo("not installed; nothing changed")
             return
     try:
-        found = vehicle.install(source, run_apart, VERSION, _now(), say)
+        found = vehicle.install(source, run_apart, RUNTIME, _now(), say)
     except AxleboxError as error:
         if not isinstance(error, AlreadyInstalled):
             say(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays. DO: {error.advice}")
@@ -108,7 +114,7 @@ def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
 @json_option
 def confirm(data: Path, as_json: bool) -> None:
     """Make the release on trial the active one; older releases can then no longer be installed."""
-    release = Vehicle.open(data).confirm()
+    release = Vehicle.open(data).confirm(_now(), _warn)
     show(_facts(release), as_json, f"confirmed {release.label}: nothing older can be installed here any more")
 
 
@@ -117,7 +123,7 @@ def confirm(data: Path, as_json: bool) -> None:
 @json_option
 def fallback(data: Path, as_json: bool) -> None:
     """Go back to the other installed release; it runs from the next start of the daemon."""
-    release = Vehicle.open(data).fallback()
+    release = Vehicle.open(data).fallback(_now(), _warn)
     show(_facts(release), as_json, f"fell back to {release.label}; it runs from the next start")
 
 
@@ -168,6 +174,10 @@ def selftest(data: Path, as_json: bool) -> None:
     release = open_slot(vehicle.slot(digest))
     passed = check_golden(release)
     show({**_facts(release), "golden": passed}, as_json, f"self-test OK {passed}/{passed}: {release.label}")
+
+
+def _warn(line: str) -> None:
+    click.echo(f"axleboxd: {line.strip()}", err=True)
 
 
 def _running(vehicle: Vehicle) -> Release | str | None:

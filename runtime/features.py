@@ -38,6 +38,8 @@ class Value:
 
 
 _SETS: dict[tuple[str, int], type[Features]] = {("value", 1): Value}
+KNOWN_SETS = frozenset(_SETS)
+"""Name and version of every feature set that this runtime computes."""
 
 
 def find(spec: FeatureSet) -> type[Features]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from securesystemslib.signer import CryptoSigner
 from sklearn.ensemble import IsolationForest
 from tuf.api.metadata import Metadata, Root
 
-from axlebox.export.forest_onnx import convert
+from axlebox.export.forest_onnx import convert, with_cut
 from axlebox.export.signing import ReleaseTime, build_bundle
 from axlebox.firmware_bundle.manifest import (
     Code,
@@ -34,7 +35,7 @@ from axlebox.firmware_bundle.manifest import (
     ParityProof,
     encode,
 )
-from axlebox.firmware_bundle.trust import serialise
+from axlebox.firmware_bundle.tuf_client import serialise
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
@@ -60,6 +61,8 @@ class World:
 
     forest: IsolationForest
     model: bytes
+    tiny_model: bytes
+    """A model of one small tree, for tests in which a bundle's size is time."""
     spec: DetectorSpec
     contract: Contract
     signers: dict[str, CryptoSigner] = field(default_factory=dict)
@@ -107,10 +110,10 @@ class World:
             "vehicles": (),
             "min_sequence": 0,
             "min_runtime": "0.1.0",
+            "proved_on": {"axlebox": "0.1.0"},
             "contract": self.contract,
             "detectors": (self.spec,),
             "parity": {"model.onnx": ParityProof(1, 1, 1, 1, 1, 1, 1, 0, 0.0)},
-            "proved_on": {"axlebox": "0.1.0", "machine": "x86_64", "numpy": "2.4.6", "onnxruntime": "1.32.0"},
             "lineage": Lineage(
                 run="0123456789ab",
                 data=(DataFile("a.csv", "0" * 64, 10, 0),),
@@ -120,6 +123,10 @@ class World:
             ),
         }
         return Manifest(**{**plain, **changes})
+
+    def model_like(self, cut: float) -> bytes:
+        """The tiny model with another cut: another member of the same size."""
+        return with_cut(onnx.load_from_string(self.tiny_model), cut)
 
     def golden(self) -> Golden:
         """Twenty readings, every second one flagged, with the model's answers."""
@@ -143,7 +150,7 @@ class World:
         version: int = 1,
         roots: dict[str, bytes] | None = None,
         files: dict[str, bytes] | None = None,
-        targets_key: str = "targets",
+        targets_keys: Sequence[str] = ("targets",),
         released: datetime = RELEASED,
         expires: datetime = RELEASED + timedelta(days=7300),
         **manifest_changes: Any,
@@ -154,7 +161,7 @@ class World:
             {"1.root.json": self.root()} if roots is None else roots,
             version,
             ReleaseTime(released, expires),
-            self.signer(targets_key),
+            [self.signer(key) for key in targets_keys],
             self.signer("build"),
         )
 
@@ -172,6 +179,7 @@ def world(small_forest: tuple[IsolationForest, Any]) -> World:
     return World(
         forest=forest,
         model=convert(forest, 1),
+        tiny_model=convert(IsolationForest(n_estimators=1, max_samples=4, random_state=1).fit(small_forest[1]), 1),
         spec=DetectorSpec(
             kind="temperature", model="model.onnx", features=FeatureSet("value", 1), threshold=-float(forest.offset_)
         ),

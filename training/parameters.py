@@ -28,6 +28,8 @@ class BundleParameters(Struct, frozen=True, forbid_unknown_fields=True):
     hardware: Annotated[tuple[Identifier, ...], Meta(min_length=1)] = ("any",)
     vehicles: tuple[Identifier, ...] = ()
     min_sequence: Count = 0
+    oldest_root: Annotated[int, Meta(ge=1)] = 1
+    """Version of the oldest root of trust that a vehicle may still hold: bundles carry the chain from it."""
     expires_years: Annotated[int, Meta(ge=1, le=100)] = 20
 
 

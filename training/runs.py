@@ -39,15 +39,6 @@ _FILES = (
     "rows.npy",
     "run.json",
 )
-_FILES = (
-    "detector.json",
-    "forest.skops",
-    "held_out.csv",
-    "predictions.parquet",
-    "report.html",
-    "rows.npy",
-    "run.json",
-)
 _ID_DIGITS = 12
 _MAX_RECORD_BYTES = 64 * 1024 * 1024
 _FOREST_TYPES = ["sklearn.ensemble._iforest.IsolationForest", "sklearn.tree._tree.Tree"]

@@ -145,7 +145,7 @@ def test_keys_are_private_and_are_not_made_twice(axlebox: Any, copied: Path) -> 
     assert done.returncode == 2 and "nothing was written" in done.stderr
     assert {path: path.read_bytes() for path in (copied / "keys").iterdir()} == before
     listed = json.loads(axlebox.ok("keys", "list", "--json", cwd=copied))["keys"]
-    assert {one["role"] for one in listed} == {"root", "targets", "snapshot", "timestamp"}
+    assert {one["role"] for one in listed} == {"root", "targets", "build"}
 
 
 def test_no_secret_is_in_a_bundle_or_on_the_screen(axlebox: Any, exported: Path) -> None:

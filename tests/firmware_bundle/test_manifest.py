@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.errors import Malformed, RuntimeTooOld
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
     Contract,
@@ -73,7 +73,9 @@ def test_a_manifest_is_written_for_people_line_by_line(world: Any) -> None:
 
 @pytest.mark.parametrize("newer", [FORMAT + 1, 99])
 def test_a_newer_format_asks_for_a_newer_runtime_whatever_else_it_holds(newer: int) -> None:
-    with pytest.raises(Malformed, match=rf"has format {newer}, this runtime reads {FORMAT}: update the runtime"):
+    with pytest.raises(
+        RuntimeTooOld, match=rf"has format {newer}, this runtime reads {FORMAT}\. DO: update the runtime"
+    ):
         decode_manifest(as_json({"format": newer, "shape": ["unknown"]}))
 
 

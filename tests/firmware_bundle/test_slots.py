@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from axlebox.firmware_bundle.errors import Damaged, Malformed
+from axlebox.firmware_bundle.errors import Damaged, RuntimeTooOld
 from axlebox.firmware_bundle.manifest import Golden, GoldenRow, encode
 from axlebox.firmware_bundle.slots import RECORD, open_slot, read_slot, write_slot
 
@@ -102,7 +102,7 @@ def test_a_slot_is_written_once(slot: Path, members: dict[str, bytes]) -> None:
 def test_a_slot_of_a_newer_format_asks_for_a_newer_runtime(tmp_path: Path, members: dict[str, bytes]) -> None:
     folder = tmp_path / DIGEST
     write_slot(folder, DIGEST, RELEASED, b"", 1, {**members, "manifest.json": b'{"format": 2}'})
-    with pytest.raises(Malformed, match="update the runtime"):
+    with pytest.raises(RuntimeTooOld, match="update the runtime"):
         open_slot(folder)
 
 

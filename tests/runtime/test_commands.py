@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ from axlebox.firmware_bundle.install import Identity, Vehicle
 from axlebox.firmware_bundle.manifest import encode
 from axlebox.firmware_bundle.slots import open_slot
 from axlebox.runtime.cli import main
+from axlebox.runtime.commands import RUNTIME
 from axlebox.runtime.selftest import check_golden
 from axlebox.runtime.version import VERSION
 
@@ -91,7 +93,9 @@ def stick(world: Any, tmp_path: Path) -> Callable[..., Path]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file but the receipts, which tell of refusals as well."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "receipts.log")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def damage(folder: Path, member: str = "model.onnx") -> None:
@@ -108,13 +112,18 @@ def damage(folder: Path, member: str = "model.onnx") -> None:
 def test_provisioning_gives_the_box_its_identity(run: Run, trust: Path, tmp_path: Path) -> None:
     ended = run("provision", "--trust", trust, "--vehicle", "TRAIN-204", "--hardware", "edge-1")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out == f"provisioned TRAIN-204 (hardware edge-1) in {tmp_path / 'data'}\n"
+    first, second = ended.out.splitlines()
+    assert first == f"provisioned TRAIN-204 (hardware edge-1) in {tmp_path / 'data'}"
+    public = bytes.fromhex((tmp_path / "data" / "vehicle.pub").read_text())
+    assert hashlib.sha256(public).hexdigest()[:16] in second
     assert (tmp_path / "data" / "root.json").read_bytes() == trust.read_bytes()
 
 
 def test_provisioning_as_json(run: Run, trust: Path, tmp_path: Path) -> None:
     ended = run("provision", "--trust", trust, "--vehicle", "A", "--hardware", "any", "--json")
-    assert ended.json() == {"vehicle": "A", "hardware": "any", "data": str(tmp_path / "data")}
+    data = tmp_path / "data"
+    key = hashlib.sha256(bytes.fromhex((data / "vehicle.pub").read_text())).hexdigest()[:16]
+    assert ended.json() == {"vehicle": "A", "hardware": "any", "data": str(data), "key": key}
 
 
 def test_a_vehicle_is_provisioned_once(run: Run, trust: Path, vehicle: Path) -> None:
@@ -483,7 +492,7 @@ def install_unchecked(world: Any, data: Path, **how: Any) -> None:
     box = Vehicle(data, Identity("TRAIN-204", "edge-1"))
     path = data.parent / "unchecked.axb"
     path.write_bytes(world.bundle(**how))
-    box.install(path, lambda slot: "ok", VERSION, RELEASED, say=lambda line: None)
+    box.install(path, lambda slot: "ok", RUNTIME, RELEASED, say=lambda line: None)
 
 
 @pytest.mark.parametrize("change", [{"score": 0.25}, {"flag": False}])

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from axlebox.firmware_bundle.install import Identity, Vehicle
+from axlebox.runtime.commands import RUNTIME
 from axlebox.runtime.daemon import Daemon, Totals, summary
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import LineReader
 from axlebox.runtime.sources import LineSource, StopSignal
-from axlebox.runtime.version import VERSION
 
 AXLEBOXD = [sys.executable, "-c", "from axlebox.runtime.cli import main; main()"]
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
@@ -39,7 +39,7 @@ def vehicle(world: Any, tmp_path: Path) -> Vehicle:
     box = Vehicle.provision(tmp_path / "data", world.root(), Identity("TRAIN-204", "edge-1"))
     path = tmp_path / "bundle.axb"
     path.write_bytes(world.bundle())
-    box.install(path, lambda slot: "ok", VERSION, RELEASED, say=lambda line: None)
+    box.install(path, lambda slot: "ok", RUNTIME, RELEASED, say=lambda line: None)
     return box
 
 

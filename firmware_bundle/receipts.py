@@ -1,0 +1,124 @@
+"""receipts.log: what was done to a vehicle, one signed line each, each naming the digest of the line before.
+
+A line that is changed, removed or put elsewhere breaks the chain. What the daemon writes is
+unsigned, since it never loads the trust code; the next signed line covers it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import Damaged
+from axlebox.firmware_bundle.manifest import Count, Sha256, decode
+
+LOG, OLD_LOG = "receipts.log", "receipts.old.log"
+MAX_LOG_BYTES = 1024 * 1024
+"""A log that has grown to this is set aside; the one that was set aside before it is given up."""
+_MAX_REASON_CHARS = 400
+_FIRST = "0" * 64
+
+Action = Literal["install", "confirm", "fallback", "drop"]
+
+
+class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
+    number: Count
+    time: datetime
+    clock_trusted: bool
+    """False where the clock stands before a time that is surely past."""
+    vehicle: str
+    hardware: str
+    action: Action
+    release: str | None
+    """Name and version of the release that the action was about, as far as it became known."""
+    digest: Sha256 | None
+    before: Sha256 | None
+    """Digest of the release that would have run before the action."""
+    code: int
+    """Exit code: 0 for what was done, the refusal's for what was not."""
+    reason: str
+    previous: Sha256 = _FIRST
+    """sha256 of the line before."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A receipt while the action that it is about is under way."""
+
+    action: Action
+    time: datetime
+    clock_trusted: bool
+    vehicle: str
+    hardware: str
+    before: str | None
+    release: str | None = None
+    digest: str | None = None
+    code: int = 0
+    reason: str = ""
+
+    def about(self, release: str, digest: str) -> None:
+        self.release, self.digest = release, digest
+
+    def refused(self, code: int, reason: str) -> None:
+        self.code, self.reason = code, " ".join(reason.split())[:_MAX_REASON_CHARS]
+
+    def write(self, data: Path, signed: bool = True) -> Receipt:
+        """Append the receipt to the log of a data folder; returns it."""
+        return _append(data, Receipt(number=0, **asdict(self)), signed)
+
+
+class _Line(Struct, frozen=True, forbid_unknown_fields=True):
+    receipt: Receipt
+    signature: str | None
+    """The vehicle's, over the receipt's JSON; None where the daemon wrote it."""
+
+
+def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
+    """Add a receipt, durably, with its number and the digest of the line before; returns it so."""
+    lines = _raw_lines(data / LOG) or _raw_lines(data / OLD_LOG)
+    number, previous = 1, _FIRST
+    if lines:
+        number = decode(lines[-1], _Line, LOG).receipt.number + 1
+        previous = hashlib.sha256(lines[-1]).hexdigest()
+    receipt = msgspec.structs.replace(receipt, number=number, previous=previous)
+    signature = None
+    if signed:
+        from axlebox.firmware_bundle.vehicle_key import sign
+
+        signature = sign(data, msgspec.json.encode(receipt))
+    disk.append_line(data / LOG, msgspec.json.encode(_Line(receipt, signature)), MAX_LOG_BYTES, data / OLD_LOG)
+    return receipt
+
+
+def read(data: Path, public: bytes) -> Iterator[Receipt]:
+    """The receipts of a data folder, oldest first, each checked. Raises Damaged where the chain breaks."""
+    from axlebox.firmware_bundle.vehicle_key import check
+
+    lines = [*_raw_lines(data / OLD_LOG), *_raw_lines(data / LOG)]
+    previous = None
+    for raw in lines:
+        line = decode(raw, _Line, LOG)
+        number = line.receipt.number
+        expected = previous or (_FIRST if number == 1 else line.receipt.previous)
+        if line.receipt.previous != expected:
+            raise Damaged(f"{LOG}: receipt {number} does not follow the one before it")
+        if line.signature is not None:
+            check(public, msgspec.json.encode(line.receipt), line.signature)
+        previous = hashlib.sha256(raw).hexdigest()
+        yield line.receipt
+
+
+def _raw_lines(path: Path) -> list[bytes]:
+    """Whole lines; what a power cut left without a line end was never reported as written."""
+    if not path.exists():
+        return []
+    *lines, _ = disk.read_bounded(path, 2 * MAX_LOG_BYTES).split(b"\n")
+    return lines
