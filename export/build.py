@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from axlebox.export import parity
+from axlebox.export.evidence import evidence
 from axlebox.export.forest_onnx import convert
 from axlebox.export.releases import ReleaseLine, append_release, next_version
 from axlebox.export.roots import expiry, read_root, root_chain
@@ -80,6 +81,7 @@ def export_run(
         disk.replace_durable(run.folder / "parity.json", encode_proofs({spec.model: proof}))
         report = write_report(run.folder)
         version = next_version(workspace.releases)
+        record = run.record()
         manifest = Manifest(
             format=FORMAT,
             name=settings.name,
@@ -92,10 +94,11 @@ def export_run(
             contract=detector_file.contract,
             detectors=detector_file.detectors,
             parity={spec.model: proof},
-            lineage=run.record().lineage,
+            lineage=record.lineage,
         )
         golden = make_golden(run, detector_file, model)
         files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), spec.model: model}
+        files |= evidence(manifest, files, record.evaluation)
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         roots = root_chain(workspace, settings.oldest_root)

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from axlebox.export.key_commands import ask_secret, key_option
+from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
 from axlebox.runtime.commandline import json_option, show
 
@@ -75,15 +76,28 @@ def verify(bundle: Path, trust: Path | None, hardware: str, vehicle: str | None,
 @click.command()
 @click.argument("bundle", type=_file)
 @trust_option
+@click.option(
+    "--show",
+    "member",
+    type=click.Choice(["card", "sbom", "provenance", "manifest"]),
+    help="Print this member as it is, and nothing else.",
+)
 @json_option
-def inspect(bundle: Path, trust: Path | None, as_json: bool) -> None:
+def inspect(bundle: Path, trust: Path | None, member: str | None, as_json: bool) -> None:
     """Show what is in BUNDLE, who signed it, and from which data, settings and code it was made.
 
     A bundle that still lacks signatures is shown as well: it is what the next person signs.
     """
+    from axlebox.export.evidence import read_member
     from axlebox.export.open import describe, open_proposal
 
-    record, lines = describe(open_proposal(bundle, trust))
+    if member and as_json:
+        raise UsageError("--show prints a member as it is. DO: leave out --json or --show")
+    found = open_proposal(bundle, trust)
+    if member:
+        click.echo(read_member(found.members, member), nl=False)
+        return
+    record, lines = describe(found)
     show(record, as_json, *lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from axlebox.export.approve import signer_names
+from axlebox.export.evidence import summarise
 from axlebox.export.roots import read_root
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
@@ -47,7 +48,8 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
     manifest = bundle.manifest
     lineage = manifest.lineage
     signed, others = signer_names(bundle)
-    record = {**bundle.facts(), "signers": signed, "manifest": msgspec.to_builtins(manifest)}
+    evidence, evidence_lines = summarise(bundle.members)
+    record = {**bundle.facts(), "signers": signed, "manifest": msgspec.to_builtins(manifest), **evidence}
     lines = [
         bundle.verdict(),
         *(f"note      {warning}" for warning in bundle.warnings),
@@ -61,6 +63,7 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
         f"code      axlebox {lineage.code.axlebox}, source sha256 {lineage.code.source_sha256}",
         f"commit    {lineage.code.commit or 'none: the workspace is not in git'}",
         f"versions  {', '.join(f'{name} {version}' for name, version in lineage.versions.items())}",
+        f"proved on {', '.join(f'{name} {value}' for name, value in manifest.proved_on.items())}",
     ]
     for spec in manifest.detectors:
         proof = manifest.parity[spec.model]
@@ -70,5 +73,6 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
             f"parity    {proof.rows} rows, {proof.boundary_rows} at and beside {proof.split_values} split values; "
             f"{proof.offset_flags} flags at {proof.offsets} offsets: {proof.flags_differing} differ",
         ]
+    lines += evidence_lines
     lines += [f"member    {name}, {size} bytes" for name, size in bundle.facts()["members"].items()]
     return record, lines

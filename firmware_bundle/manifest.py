@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -188,7 +189,7 @@ def decode(data: bytes, what: type[T], name: str) -> T:
         raise Malformed(f"{name}: {error}") from error
 
 
-def encode(record: Struct) -> bytes:
+def encode(record: Struct | Mapping[str, Any]) -> bytes:
     """JSON bytes, the same for equal records: keys sorted, indented for people."""
     return msgspec.json.format(msgspec.json.encode(record, order="deterministic"), indent=1) + b"\n"
 

@@ -3,7 +3,7 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 ROOT=$PWD
-SOURCES=(firmware_bundle runtime training export pyproject.toml README.md LICENSE)
+SOURCES=(firmware_bundle runtime training export requirements pyproject.toml README.md LICENSE)
 
 die() { echo "$1" >&2; exit "${2:-20}"; }
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.readings import format_time
+from axlebox.training.summary import INTENDED_USE, LIMITS_OF_USE, evaluation_rows, parity_rows
 
 if TYPE_CHECKING:
     from axlebox.training.runs import RunRecord
@@ -39,7 +40,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
     parts = [
         f"<h1>axlebox run {escape(record.lineage.run)}</h1>",
         f"<p class=note>{record.created:%Y-%m-%d %H:%M} UTC by {escape(record.created_by)}</p>",
-        _summary(facts),
+        _table([(name, escape(text)) for name, text in evaluation_rows(facts)]),
         "<h2>Held-out readings</h2>",
         "<p class=note>Readings that training did not see; each mark is a flagged reading.</p>",
         *(_timeline(predictions[predictions["sensor"] == name], str(name)) for name in sensors[:_MAX_SENSORS]),
@@ -53,9 +54,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
         "<h2>Lineage</h2>",
         _lineage(record),
         "<h2>Limits of use</h2>",
-        "<p>Advisory only: not safety-related, no actuation. This detector looks at one value at a time. It flags a "
-        "fixed share of everyday readings, cannot tell a little outside its training range from far outside, and "
-        "does not see slow drifts or stuck sensors.</p>",
+        f"<p>{escape(' '.join((INTENDED_USE, *LIMITS_OF_USE)))}</p>",
     ]
     title = f"axlebox run {record.lineage.run}"
     return (
@@ -68,20 +67,6 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     """Rows of a heading and HTML that is already escaped."""
     return "<table>" + "".join(f"<tr><th>{escape(name)}<td>{text}" for name, text in rows) + "</table>"
-
-
-def _summary(facts: Mapping[str, Any]) -> str:
-    rate = facts["flags_per_sensor_day"]
-    return _table(
-        [
-            ("Training readings", f"{facts['train_readings']:,}"),
-            ("Held-out readings", f"{facts['test_readings']:,} of {facts['sensors']} sensors"),
-            ("Held-out exposure", f"{facts['exposure_sensor_days']:.1f} sensor-days"),
-            ("Threshold", f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"),
-            ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
-            ("Events", f"{facts['events']:,}"),
-        ]
-    )
 
 
 def _timeline(frame: pd.DataFrame, sensor: str) -> str:
@@ -153,18 +138,7 @@ def _parity(parity: Mapping[str, ParityProof] | None) -> str:
     if parity is None:
         return "<p>Not exported yet.</p>"
     return "".join(
-        _table(
-            [
-                ("Model", escape(name)),
-                ("Rows compared", f"{proof.rows:,}"),
-                ("At and beside split values", f"{proof.boundary_rows:,} rows for {proof.split_values:,} split values"),
-                ("Training rows", f"{proof.training_rows:,}"),
-                ("Special values", f"{proof.special_rows:,}"),
-                ("Offsets swept", f"{proof.offsets:,}, {proof.offset_flags:,} flags compared"),
-                ("Flags that differ", f"{proof.flags_differing:,}"),
-                ("Largest score difference", f"{proof.largest_score_difference:g}"),
-            ]
-        )
+        _table([("Model", escape(name)), *((heading, escape(text)) for heading, text in parity_rows(proof))])
         for name, proof in parity.items()
     )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from axlebox.export.build import golden_readings
 from axlebox.export.releases import read_releases
 from axlebox.export.schema import manifest_schema
 from axlebox.firmware_bundle.container import unpack
+from axlebox.runtime.version import VERSION
 from axlebox.training.runs import load_forest, open_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,7 +37,8 @@ def test_a_bundle_can_be_listed_and_unpacked_by_tar(exported: Path, tmp_path: Pa
     unpacked = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert unpacked == unpack(bundle_of(exported).read_bytes())
     assert set(unpacked) == {
-        "1.root.json", "golden.json", "manifest.json", "model.onnx", "snapshot.json", "targets.json", "timestamp.json",
+        "1.root.json", "card.md", "golden.json", "manifest.json", "model.onnx", "provenance.json", "sbom.cdx.json",
+        "snapshot.json", "targets.json", "timestamp.json",
     }  # fmt: skip
 
 
@@ -44,6 +48,8 @@ def test_the_manifest_carries_the_proof_and_the_lineage(exported: Path) -> None:
     proof = manifest["parity"]["model.onnx"]
     assert proof["flags_differing"] == 0 and proof["boundary_rows"] > 0 and proof["offsets"] > 0
     assert manifest["lineage"]["run"] == run.folder.name
+    libraries = {name: metadata.version(name) for name in ("numpy", "onnxruntime")}
+    assert manifest["proved_on"] == {"axlebox": VERSION, "machine": platform.machine(), **libraries}
     assert json.loads((run.folder / "parity.json").read_text()) == manifest["parity"]
 
 

@@ -127,6 +127,8 @@ WRONG = [
     ("vehicles", ["T204\n"]),
     ("vehicles", None),
     ("detectors", []),
+    ("proved_on", ["numpy"]),
+    ("proved_on", {"numpy": 2.4}),
     ("format", "1"),
     ("format", None),
 ]
