@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from axlebox.export.approve import signer_names
+from axlebox.export.evidence import SBOM
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Proposal
@@ -18,7 +19,6 @@ from axlebox.runtime.detector import INVALID, monitor_release
 from axlebox.runtime.readings import LineReader, format_time
 from axlebox.runtime.sources import read_lines
 
-SBOM = "sbom.cdx.json"
 _SHOWN_FLAGS = 10
 _BATCH_LINES = 8192
 _CHANGES_EVERY_TIME = ("version", "lineage.run", "lineage.code.commit")

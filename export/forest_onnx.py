@@ -102,7 +102,7 @@ def finish(model: ModelProto) -> bytes:
 def with_cut(model: ModelProto, cut: float) -> bytes:
     """The same graph with another cut, for the sweep of offsets."""
     (tensor,) = (one for one in model.graph.initializer if one.name == graph.CUT)
-    tensor.CopyFrom(numpy_helper.from_array(np.array(cut), graph.CUT))
+    tensor.CopyFrom(helper.make_tensor(graph.CUT, graph.DOUBLE, [], [cut]))
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

@@ -28,6 +28,7 @@ from axlebox.firmware_bundle.errors import (
     WrongHardware,
     WrongVehicle,
 )
+from axlebox.firmware_bundle.graph import check_graph
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Golden, Manifest, Sha256, decode
 from axlebox.firmware_bundle.skew import Runtime, check_runtime, read_manifest
 from axlebox.firmware_bundle.slots import NEWEST_ROOT, RECORD
@@ -302,6 +303,7 @@ def _check_content(manifest: Manifest, files: Mapping[str, bytes]) -> None:
     for detector in manifest.detectors:
         if detector.model not in files:
             raise Malformed(f"{MANIFEST} names {detector.model}, which is missing")
+        check_graph(files[detector.model], detector.model)
 
 
 def _check_aim(manifest: Manifest, hardware: str, vehicle: str | None) -> None:

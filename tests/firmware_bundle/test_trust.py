@@ -192,7 +192,9 @@ def test_a_root_file_that_the_release_does_not_list_is_refused(fleet: Fleet) -> 
 def test_a_member_of_another_release_is_refused(fleet: Fleet, name: str) -> None:
     """Both releases are good; only their mixture is not."""
     old = fleet.members(1)
-    other = fleet.members(2, files={**fleet.files(2), "golden.json": GOLDEN + b"\n", "model.onnx": b"n"})
+    other = fleet.members(
+        2, files={**fleet.files(2), "golden.json": GOLDEN + b"\n", "model.onnx": fleet.world.model_like(2.0)}
+    )
     fleet.check(old)
     fleet.check(other)
     with pytest.raises(Damaged):
