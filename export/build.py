@@ -107,6 +107,8 @@ def export_run(
         bundle = examine(data, root, released)
         path = workspace.dist / f"{settings.name}-{version}.axb"
         workspace.dist.mkdir(exist_ok=True)
+        for leaving in workspace.dist.glob("*.axb.part"):  # of an export that was killed
+            leaving.unlink()
         # The version is taken first: a power cut in between leaves a gap, never one version twice.
         line = ReleaseLine(settings.name, version, bundle.digest, manifest.lineage.run, released)
         append_release(workspace.releases, line)

@@ -19,6 +19,7 @@ from axlebox.runtime.detector import INVALID, monitor_release
 from axlebox.runtime.readings import LineReader, format_time
 from axlebox.runtime.sources import read_lines
 
+_MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10
 _BATCH_LINES = 8192
 _CHANGES_EVERY_TIME = ("version", "lineage.run", "lineage.code.commit")
@@ -118,13 +119,17 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _components(proposal: Proposal) -> dict[str, str]:
-    """Components of the software bill of materials, name to version."""
+    """Components of the bill of materials: software by its version, a model by its digest."""
     if SBOM not in proposal.members:
         return {}
     try:
         listed = msgspec.json.decode(proposal.members[SBOM])["components"]
-        return {one["name"]: str(one.get("version")) for one in listed}
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        return {
+            one["name"]: f"sha256 {one['hashes'][0]['content']}" if one["type"] == _MODEL else str(one.get("version"))
+            for one in listed
+            if one["type"] != "data"  # told by the manifest
+        }
+    except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
         raise Malformed(f"{SBOM} of {proposal.label} is not a list of components") from error
 
 

@@ -49,7 +49,7 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
     lineage = manifest.lineage
     signed, others = signer_names(bundle)
     evidence, evidence_lines = summarise(bundle.members)
-    record = {**bundle.facts(), "signers": signed, "manifest": msgspec.to_builtins(manifest), **evidence}
+    record = {**bundle.facts(), "signers": signed, **evidence}
     lines = [
         bundle.verdict(),
         *(f"note      {warning}" for warning in bundle.warnings),

@@ -30,7 +30,7 @@ from axlebox.firmware_bundle.errors import (
     UsageError,
 )
 from axlebox.firmware_bundle.manifest import Identifier, decode, encode
-from axlebox.firmware_bundle.receipts import Action, Draft
+from axlebox.firmware_bundle.receipts import LOG, OLD_LOG, Action, Draft
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.slots import Release, open_slot, write_slot
 from axlebox.firmware_bundle.state import TRIES, State, read_state, write_state
@@ -41,6 +41,14 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 SelfTest = Callable[[Path], str]
 """Runs the golden readings of a slot folder; returns a summary or raises SelfTestFailed."""
+
+_OWN_NAMES = frozenset(
+    (
+        *("vehicle.json", "vehicle.key", "vehicle.pub", "root.json", "state.0", "state.1"),
+        *("slots", "lock", "incoming.part", LOG, OLD_LOG),
+    )
+)
+"""What a data folder holds for axlebox alone."""
 
 _MAX_ROOT_BYTES = 512 * 1024
 _SPARE_BYTES = 1024 * 1024
@@ -87,6 +95,11 @@ class Vehicle:
             # vehicle.json comes last: it is what makes the folder count as provisioned.
             disk.replace_durable(path, encode(identity))
         return cls(data, identity)
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path is one of the files that nobody else may write."""
+        data, place = self.data.resolve(), path.resolve()
+        return place.is_relative_to(data) and place != data and place.relative_to(data).parts[0] in _OWN_NAMES
 
     def key_fingerprint(self) -> str:
         """What identifies the vehicle's own key to a person."""

@@ -92,7 +92,7 @@ class Proposal:
         return max(0, self.signatures_needed - len(self.signed_by))
 
     def facts(self) -> dict[str, Any]:
-        """What a verification reports, as plain data."""
+        """Everything that a verification found, as plain data."""
         lineage = self.manifest.lineage
         return {
             "name": self.manifest.name,
@@ -106,17 +106,13 @@ class Proposal:
             "run": lineage.run,
             "data": {one.name: one.sha256 for one in lineage.data},
             "code": msgspec.to_builtins(lineage.code),
-            "hardware": self.manifest.hardware,
-            "vehicles": self.manifest.vehicles,
-            "min_sequence": self.manifest.min_sequence,
-            "min_runtime": self.manifest.min_runtime,
-            "proved_on": self.manifest.proved_on,
             "members": {name: len(data) for name, data in sorted(self.members.items())},
             "warnings": self.warnings,
+            "manifest": msgspec.to_builtins(self.manifest),
         }
 
     def verdict(self) -> str:
-        """The same in one line."""
+        """The gist of it in one line."""
         lineage = self.manifest.lineage
         data = ", ".join(f"{one.name} {one.sha256[:8]}" for one in lineage.data)
         missing = self.signatures_missing

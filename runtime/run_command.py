@@ -35,8 +35,11 @@ def run(source: str, sinks: tuple[str, ...], with_readings: bool, data: Path) ->
     stop = StopSignal()
     vehicle = Vehicle.open(data)
     handle = open_source(source)
-    if source.startswith("file:") and any(_is_file(handle, uri) for uri in sinks):
-        raise UsageError(f"{source} is a sink as well: it would never end")
+    for uri in sinks:
+        if _is_file(handle, uri):
+            raise UsageError(f"source {source} and sink {uri} are one file: it would never end")
+        if uri.startswith("file:") and vehicle.owns(Path(uri.removeprefix("file:"))):
+            raise UsageError(f"sink {uri} is one of the vehicle's own files. DO: name another file")
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(contextlib.closing(open_sink(uri))) for uri in sinks]
         totals = _run(vehicle, LineSource(handle, stop), opened, with_readings)
@@ -62,6 +65,6 @@ def _run(vehicle: Vehicle, source: LineSource, sinks: Sequence[Sink], with_readi
 
 
 def _is_file(handle: int, uri: str) -> bool:
-    """Whether a sink's URI names the open file."""
+    """Whether a sink's URI names the regular file that is open as the source."""
     path = Path(uri.removeprefix("file:"))
-    return uri.startswith("file:") and path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+    return uri.startswith("file:") and path.is_file() and os.path.samestat(os.fstat(handle), path.stat())

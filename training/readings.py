@@ -52,6 +52,13 @@ class Checked:
     invalid: list[Invalid]
     files: tuple[DataFile, ...]
 
+    def __len__(self) -> int:
+        return len(self.readings)
+
+    def __repr__(self) -> str:
+        """For people at a prompt, who do not want every reading on the screen."""
+        return f"<{len(self)} readings of {', '.join(one.name for one in self.files)}; {len(self.invalid)} invalid>"
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:

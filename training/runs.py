@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -188,10 +190,13 @@ def load_forest(path: Path) -> IsolationForest:
     """A fitted forest. Raises Damaged where the file holds any type but a forest's own."""
     import skops.io
 
-    unexpected = set(skops.io.get_untrusted_types(file=path)) - set(_FOREST_TYPES)
-    if unexpected:
-        raise Damaged(f"{path} holds {', '.join(sorted(unexpected))}, which a forest does not")
-    return skops.io.load(path, trusted=_FOREST_TYPES)
+    try:
+        unexpected = set(skops.io.get_untrusted_types(file=path)) - set(_FOREST_TYPES)
+        if unexpected:
+            raise Damaged(f"{path} holds {', '.join(sorted(unexpected))}, which a forest does not")
+        return skops.io.load(path, trusted=_FOREST_TYPES)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {error}. DO: remove the run's folder and train again") from error
 
 
 def open_run(runs: Path, name: str | None) -> Run:

@@ -262,7 +262,25 @@ def test_a_source_that_is_a_sink_as_well_is_refused(start: Start, tmp_path: Path
     (tmp_path / "link").symlink_to(path)
     code, _, err = finish(start("--source", f"file:{path}", "--sink", f"file:{tmp_path / 'link'}", "--readings"))
     assert (code, path.read_bytes()) == (2, HOT)
-    assert "is a sink as well" in err
+    assert "are one file" in err
+
+
+def test_standard_input_that_is_a_sink_as_well_is_refused(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "both.csv"
+    path.write_bytes(HOT)
+    with open(path, "rb") as stdin:
+        code, _, err = finish(start("--sink", f"file:{path}", "--readings", stdin=stdin))
+    assert (code, path.read_bytes()) == (2, HOT)
+    assert "are one file" in err
+
+
+@pytest.mark.parametrize("name", ["vehicle.json", "root.json", "state.0", "receipts.log", "slots/new"])
+def test_the_vehicle_s_own_files_are_no_sinks(start: Start, vehicle: Vehicle, name: str) -> None:
+    path = vehicle.data / name
+    before = path.read_bytes() if path.exists() else None
+    code, _, err = finish(start("--sink", f"file:{vehicle.data / 'slots' / '..' / name}"), HOT)
+    assert code == 2 and "one of the vehicle's own files" in err
+    assert (path.read_bytes() if path.exists() else None) == before
 
 
 def test_a_full_sink_is_one_line(start: Start) -> None:
