@@ -64,13 +64,15 @@ make_wheel() {
 
 # install_wheel FOLDER: put the built wheel into a virtual environment, unless it is in there.
 install_wheel() {
-    local venv=$1
+    local venv=$1 pip
     cmp -s build/wheel/.made-of "$venv/.wheel-held" && return
     if command -v uv >/dev/null; then
         uv pip install --quiet --python "$venv/bin/python" --no-deps --reinstall --no-index build/wheel/*.whl
     else
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall --no-index \
-            build/wheel/*.whl
+        pip=("$venv/bin/python" -m pip)
+        # Where uv made the environment and is gone, there is no pip in it.
+        "${pip[@]}" --version >/dev/null 2>&1 || pip=("$(find_python)" -m pip --python "$venv/bin/python")
+        "${pip[@]}" install --quiet --disable-pip-version-check --no-deps --force-reinstall --no-index build/wheel/*.whl
     fi
     cp build/wheel/.made-of "$venv/.wheel-held"
 }
