@@ -141,12 +141,20 @@ def _lone_quorums(words: dict[str, tuple[str, ...]], needed: dict[str, int]) -> 
 @click.option("--key", "place", required=True, metavar="FILE|URI", help="A root key: a file, or hsm:KEYID?label=TOKEN.")
 @json_option
 def keys_sign(place: str, as_json: bool) -> None:
-    """Add a signature to the draft of a root; with the last one it is in force."""
+    """Add a signature to the draft of a root; with the last one it is in force.
+
+    Says what the draft changes and asks first, at a terminal; `axlebox keys list` says it too.
+    """
     from axlebox.export.keys import load_signer
-    from axlebox.export.roots import sign_draft
+    from axlebox.export.roots import draft_changes, sign_draft
     from axlebox.training.workspace import find_workspace
 
-    _show_root(sign_draft(find_workspace(Path.cwd()), load_signer(place, ask_secret)), as_json)
+    workspace = find_workspace(Path.cwd())
+    changes = draft_changes(workspace)
+    if sys.stdin.isatty() and changes and not as_json:
+        click.echo("\n".join(("the draft:", *changes)))
+        click.confirm("Sign it?", abort=True)
+    _show_root(sign_draft(workspace, load_signer(place, ask_secret)), as_json, *changes)
 
 
 @keys.command("rotate")
@@ -199,11 +207,13 @@ def keys_revoke(key_name: str, replace: str | None, places: tuple[str, ...], pas
 @keys.command("list")
 @json_option
 def keys_list(as_json: bool) -> None:
-    """The keys that the root of trust lists, and which of them are at hand."""
-    from axlebox.export.roots import list_keys
+    """The keys that the root of trust lists, which of them are at hand, and what a draft would change."""
+    from axlebox.export.roots import draft_changes, list_keys
     from axlebox.training.workspace import find_workspace
 
-    found = list_keys(find_workspace(Path.cwd()))
+    workspace = find_workspace(Path.cwd())
+    changes = draft_changes(workspace)
+    found = list_keys(workspace) if (workspace.trust / "root.json").exists() or not changes else []
     record = [
         {
             "role": one.role,
@@ -219,7 +229,8 @@ def keys_list(as_json: bool) -> None:
         f"{one.role:8} {one.name:16} {one.key_id[:16]}  {one.scheme:22} needs {one.needed}  {one.file or 'not here'}"
         for one in found
     ]
-    show({"keys": record}, as_json, *lines)
+    draft = ["the draft, which waits for signatures:", *changes] if changes else []
+    show({"keys": record, "draft": changes}, as_json, *lines, *draft)
 
 
 def _show_root(state: RootState, as_json: bool, *lines: str, **more: object) -> None:

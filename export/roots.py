@@ -171,6 +171,32 @@ def list_keys(workspace: Workspace) -> list[KeyFacts]:
     ]
 
 
+def draft_changes(workspace: Workspace) -> tuple[str, ...]:
+    """What the draft would change, in words, role by role; empty where there is no draft.
+
+    A holder reads this before signing: the draft is a file that anybody may have edited.
+    """
+    draft = _read_draft(workspace)
+    if draft is None:
+        return ()
+    before = parse_root(read_root(workspace)).signed if draft.signed.version > 1 else None
+    return tuple(_role_change(role, draft.signed, before) for role in ROLES)
+
+
+def _role_change(role: str, after: Root, before: Root | None) -> str:
+    words = []
+    for tuf_role in ROLES[role]:
+        old = {} if before is None else {key_id: before.keys[key_id] for key_id in before.roles[tuf_role].keyids}
+        new = {key_id: after.keys[key_id] for key_id in after.roles[tuf_role].keyids}
+        came = [f"+ {name_of(key)} {key_id[:16]}" for key_id, key in new.items() if key_id not in old]
+        went = [f"- {name_of(key)} {key_id[:16]}" for key_id, key in old.items() if key_id not in new]
+        quorum = f"needs {after.roles[tuf_role].threshold} of {len(new)}"
+        if before is not None and after.roles[tuf_role].threshold != before.roles[tuf_role].threshold:
+            quorum += f", before {before.roles[tuf_role].threshold}"
+        words.append(f"{role:8} {', '.join((*came, *went)) or 'no change'}; {quorum}")
+    return "\n".join(dict.fromkeys(words))
+
+
 def keys_at_hand(workspace: Workspace, role: str) -> list[Path]:
     """Private key files in keys/ of the keys that the newest root lists for a role."""
     return [one.file for one in list_keys(workspace) if one.role == role and one.file is not None]

@@ -25,7 +25,7 @@ from axlebox.export.signing import ReleaseTime, build_bundle, load_signers
 from axlebox.firmware_bundle.container import pack, unpack
 from axlebox.firmware_bundle.errors import PreflightFailed, TooFewSignatures, UsageError
 from axlebox.firmware_bundle.trust import verify
-from axlebox.firmware_bundle.tuf_client import parse_root
+from axlebox.firmware_bundle.tuf_client import parse_root, serialise
 from axlebox.runtime.commandline import run_program
 from axlebox.training.workspace import Workspace, init_workspace
 
@@ -173,6 +173,21 @@ def test_holders_sign_one_at_a_time_and_the_root_waits_for_the_last(fleet: Fleet
     assert "root of trust" in fleet.ok("keys", "sign", "--key", fleet.key("cyd"))
     assert len(parse_root(fleet.root).signatures) == 2
     assert not (fleet.folder / "trust" / "draft.root.json").exists()
+
+
+def test_a_holder_reads_what_the_draft_changes_before_signing(fleet: Fleet) -> None:
+    fleet.draft()
+    assert "needs 2 of 3" in fleet.ok("keys", "list") and "+ ann " in fleet.ok("keys", "list")
+    for name in ("ann", "bob"):
+        fleet.ok("keys", "sign", "--key", fleet.key(name))
+    fleet.ok("keys", "rotate", "targets", "dan", f"gil={fleet.key('gil')}")
+    changes = json.loads(fleet.ok("keys", "list", "--json"))["draft"]
+    assert changes[0] == "root     no change; needs 2 of 3" and changes[2] == "build    no change; needs 1 of 1"
+    assert changes[1].startswith("targets  + gil ") and ", - dan " in changes[1]
+    draft = Metadata.from_file(str(fleet.folder / "trust" / "draft.root.json"))
+    draft.signed.roles["targets"].threshold = 1
+    (fleet.folder / "trust" / "draft.root.json").write_bytes(serialise(draft))
+    assert "needs 1 of 3, before 2" in fleet.ok("keys", "sign", "--key", fleet.key("ann"))
 
 
 def test_a_stranger_cannot_sign_a_draft(fleet: Fleet) -> None:
