@@ -97,7 +97,7 @@ def keys_init(  # noqa: PLR0913  one option for each thing that a ceremony decid
     `axlebox keys sign`. docs/keys.md has the ceremony step by step.
     """
     from axlebox.export.keys import find_key, parse_source, private_file
-    from axlebox.export.roots import NewRoot, init, init_single
+    from axlebox.export.roots import NewRoot, check_new, init, init_single
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
@@ -113,6 +113,7 @@ def keys_init(  # noqa: PLR0913  one option for each thing that a ceremony decid
             f"{len(root_keys)} keys for role root and {len(targets_keys)} for targets, of which {root_needs} and "
             f"{targets_needs} must sign. DO: give --root and --targets three times each, or --single for a first try"
         )
+    check_new(workspace)  # before any key is made
     words = {
         "root": root_keys,
         "targets": targets_keys,
@@ -171,10 +172,11 @@ def keys_rotate(role: str, old: str, new: str, places: tuple[str, ...], passphra
     `axlebox keys sign`. Vehicles follow it with the next bundle.
     """
     from axlebox.export.keys import find_key, load_signer, parse_source
-    from axlebox.export.roots import rotate
+    from axlebox.export.roots import check_no_draft, rotate
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
+    check_no_draft(workspace)  # before any key is made
     signers = [load_signer(place, ask_secret) for place in places]
     into = find_key(workspace, parse_source(new), passphrase, ask_secret)
     _show_root(rotate(workspace, role, old, into, signers, datetime.now(UTC)), as_json)
@@ -189,10 +191,11 @@ def keys_rotate(role: str, old: str, new: str, places: tuple[str, ...], passphra
 def keys_revoke(key_name: str, replace: str | None, places: tuple[str, ...], passphrase: bool, as_json: bool) -> None:
     """Take every role from KEY (a name or an id), and say which vehicles would still trust it."""
     from axlebox.export.keys import find_key, load_signer, parse_source
-    from axlebox.export.roots import revoke, roots_that_trust
+    from axlebox.export.roots import check_no_draft, revoke, roots_that_trust
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
+    check_no_draft(workspace)  # before any key is made
     signers = [load_signer(place, ask_secret) for place in places]
     into = None if replace is None else find_key(workspace, parse_source(replace), passphrase, ask_secret)
     trusting = roots_that_trust(workspace, key_name)

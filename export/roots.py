@@ -16,7 +16,6 @@ from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
 from axlebox.export.keys import (
-    MAX_KEY_BYTES,
     NamedKey,
     add_signature,
     make_key_file,
@@ -78,7 +77,7 @@ def init_single(workspace: Workspace, now: datetime) -> RootState:
 
     Raises UsageError, and writes nothing, where keys or a root exist.
     """
-    _check_new(workspace)
+    check_new(workspace)
     if workspace.keys.exists():
         raise UsageError(
             f"{workspace.keys} exists; nothing was written. To begin anew, move keys/ and trust/ away first"
@@ -94,7 +93,7 @@ def init_single(workspace: Workspace, now: datetime) -> RootState:
 
 def init(workspace: Workspace, wanted: NewRoot, now: datetime) -> RootState:
     """Draft root 1, signed by those of its root keys that are at hand."""
-    _check_new(workspace)
+    check_new(workspace)
     root = Root(version=1, expires=expiry(now, _ROOT_YEARS), consistent_snapshot=False)
     for role, keys in wanted.keys.items():
         for tuf_role in ROLES[role]:
@@ -153,7 +152,7 @@ def root_chain(workspace: Workspace, oldest: int) -> dict[str, bytes]:
     """Every root file of trust/chain from version `oldest` on, by name."""
     found = {_version(path): path for path in (workspace.trust / "chain").glob("*.root.json")}
     return {
-        path.name: disk.read_bounded(path, MAX_KEY_BYTES)
+        path.name: disk.read_bounded(path, _MAX_ROOT_BYTES)
         for version, path in sorted(found.items())
         if version >= oldest
     }
@@ -214,7 +213,8 @@ def roots_that_trust(workspace: Workspace, key: str) -> dict[int, tuple[str, ...
     return found
 
 
-def _check_new(workspace: Workspace) -> None:
+def check_new(workspace: Workspace) -> None:
+    """Raise UsageError where the workspace has a root already, in force or as a draft."""
     for path in (workspace.trust / "root.json", _draft_path(workspace)):
         if path.exists():
             raise UsageError(f"{path} exists; nothing was written. To begin anew, move keys/ and trust/ away first")
@@ -222,13 +222,18 @@ def _check_new(workspace: Workspace) -> None:
 
 def _next_root(workspace: Workspace, now: datetime) -> Root:
     root = parse_root(read_root(workspace)).signed
+    check_no_draft(workspace)
+    root.version += 1
+    root.expires = expiry(now, _ROOT_YEARS)
+    return root
+
+
+def check_no_draft(workspace: Workspace) -> None:
+    """Raise UsageError where a draft waits: a second one would take the first one's place."""
     if _draft_path(workspace).exists():
         raise UsageError(
             f"{_draft_path(workspace)} waits for signatures. DO: axlebox keys sign, or remove it to give it up"
         )
-    root.version += 1
-    root.expires = expiry(now, _ROOT_YEARS)
-    return root
 
 
 def _find_listed(root: Root, key: str, roles: Sequence[str]) -> str:

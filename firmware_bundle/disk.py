@@ -32,21 +32,21 @@ def sync_folder(folder: Path) -> None:
 
 def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a whole file and make its bytes durable; its name becomes so by `sync_folder`."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(path, data, os.O_TRUNC, mode)
 
 
 def create_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a new file, durably with its name. Raises FileExistsError, and writes nothing, where there is one."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    _write(path, data, os.O_EXCL, mode)
+    sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes, how: int, mode: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
     with open(handle, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(path.parent)
 
 
 def replace_durable(path: Path, data: bytes, mode: int = 0o644) -> None:

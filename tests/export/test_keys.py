@@ -285,7 +285,10 @@ def test_a_draft_that_waits_is_not_written_over(fleet: Fleet) -> None:
     fleet.ok("keys", "rotate", "targets", "dan", f"gil={fleet.key('gil')}", "--key", fleet.key("ann"))
     done = fleet("keys", "revoke", "eve", "--replace", f"ida={fleet.key('ida')}")
     assert done.returncode == 2 and "waits for signatures" in done.stderr
+    assert not fleet.key("ida").exists()
     assert fleet("keys", "init", "--single").returncode == 2
+    again = fleet.named("--root", "x", "y") + fleet.named("--targets", "z", "w")
+    assert fleet("keys", "init", *again).returncode == 2 and not fleet.key("x").exists()
 
 
 def test_a_revoked_key_is_refused_and_the_roots_that_still_trust_it_are_named(fleet: Fleet) -> None:
