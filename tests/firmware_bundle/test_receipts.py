@@ -1,0 +1,164 @@
+"""Receipts and the vehicle's own key: what was done to a vehicle can be told afterwards, and not rewritten."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axlebox.firmware_bundle import receipts
+from axlebox.firmware_bundle.errors import AxleboxError, BadSignature, Damaged, Malformed, TooFewSignatures, UsageError
+from axlebox.firmware_bundle.install import Identity, Vehicle
+from axlebox.firmware_bundle.receipts import Receipt
+from axlebox.firmware_bundle.skew import Runtime
+from axlebox.firmware_bundle.vehicle_key import check, fingerprint, make_key, read_public, sign
+
+NOW = datetime(2026, 4, 1, tzinfo=UTC)
+RUNTIME = Runtime("0.1.0", frozenset({("value", 1)}))
+
+
+class Box:
+    """A provisioned vehicle, and small bundles for it."""
+
+    def __init__(self, world: Any, folder: Path) -> None:
+        self.world, self.folder, self.data = world, folder, folder / "data"
+        self.vehicle = Vehicle.provision(self.data, world.root(), Identity("T204", "rail-box-a"))
+
+    def install(self, version: int, now: datetime = NOW, **how: Any) -> None:
+        path = self.folder / f"{version}.axb"
+        files = {**self.world.files(self.world.manifest(version)), "model.onnx": self.world.tiny_model}
+        path.write_bytes(self.world.bundle(version, files=files, **how))
+        self.vehicle.install(path, lambda slot: "ok", RUNTIME, now, say=print)
+
+    @property
+    def log(self) -> Path:
+        return self.data / "receipts.log"
+
+    def read(self) -> list[Receipt]:
+        return list(receipts.read(self.data, read_public(self.data)))
+
+
+@pytest.fixture
+def box(world: Any, tmp_path: Path) -> Box:
+    return Box(world, tmp_path)
+
+
+def test_every_change_and_every_refusal_leaves_one_signed_receipt(box: Box) -> None:
+    box.install(1)
+    box.vehicle.confirm(NOW, print)
+    with pytest.raises(TooFewSignatures):
+        box.install(2, targets_keys=["stranger"])
+    box.install(2)
+    box.vehicle.fallback(NOW, print)
+    with pytest.raises(UsageError):
+        box.vehicle.confirm(NOW, print)
+    found = box.read()
+    assert [(one.action, one.code) for one in found] == [
+        ("install", 0), ("confirm", 0), ("install", 11), ("install", 0), ("fallback", 0), ("confirm", 2),
+    ]  # fmt: skip
+    assert [one.number for one in found] == [1, 2, 3, 4, 5, 6]
+    assert {(one.vehicle, one.hardware, one.time) for one in found} == {("T204", "rail-box-a", NOW)}
+    assert (found[0].release, found[0].before) == ("bearing-temp 1", None)
+    assert "unknown to role targets" in found[2].reason and found[2].release is None
+    assert found[3].before == found[0].digest and found[4].digest == found[0].digest
+    assert b'"signature":null' not in box.log.read_bytes()
+
+
+def test_a_clock_behind_the_stored_time_floor_is_not_called_trusted(box: Box) -> None:
+    box.install(1)
+    box.vehicle.confirm(NOW, print)
+    box.install(2, now=datetime(1970, 1, 2, tzinfo=UTC))
+    assert [one.clock_trusted for one in box.read()] == [True, True, False]
+
+
+TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "changed": lambda lines: [lines[0], lines[1].replace(b'"code":0', b'"code":3'), lines[2]],
+    "removed": lambda lines: [lines[0], lines[2]],
+    "put elsewhere": lambda lines: [lines[1], lines[0], lines[2]],
+    "repeated": lambda lines: [lines[0], lines[1], lines[1], lines[2]],
+    "beginning removed": lambda lines: [lines[0].replace(b'"number":1', b'"number":9'), *lines[1:]],
+    "no receipt": lambda lines: [lines[0], b"{}", lines[2]],
+}
+
+
+@pytest.mark.parametrize("tamper", TAMPERED.values(), ids=TAMPERED)
+def test_a_log_that_was_tampered_with_is_found_out(box: Box, tamper: Callable[[list[bytes]], list[bytes]]) -> None:
+    for version in (1, 2, 3):
+        box.install(version)
+    lines = box.log.read_bytes().splitlines()
+    assert len(lines) == 3
+    box.log.write_bytes(b"\n".join(tamper(lines)) + b"\n")
+    with pytest.raises((Damaged, BadSignature, Malformed)):
+        box.read()
+
+
+def test_the_receipts_of_a_vehicle_are_not_another_ones(box: Box, tmp_path: Path) -> None:
+    box.install(1)
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(BadSignature, match="not this vehicle's"):
+        list(receipts.read(box.data, make_key(other)))
+
+
+def test_a_line_that_a_power_cut_tore_is_cut_off_and_the_next_receipt_follows(box: Box) -> None:
+    box.install(1)
+    with open(box.log, "ab") as log:
+        log.write(b'{"receipt":{"number":2,"ti')
+    assert len(box.read()) == 1
+    box.install(2)
+    assert [one.number for one in box.read()] == [1, 2]
+    assert box.log.read_bytes().count(b"\n") == 2
+
+
+def test_the_log_is_bounded_and_its_chain_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_LOG_BYTES", 1500)
+    for version in range(1, 12):
+        box.install(version)
+    kept = box.read()
+    assert [one.number for one in kept] == list(range(kept[0].number, 12)) and kept[0].number > 1
+    sizes = [path.stat().st_size for path in box.data.glob("receipts*.log")]
+    assert len(sizes) == 2 and max(sizes) < 1500 + 1000
+
+
+def test_a_long_reason_is_cut_and_stays_one_line(box: Box) -> None:
+    with pytest.raises(AxleboxError):
+        box.vehicle.install(box.folder / ("x\n" * 100), lambda slot: "ok", RUNTIME, NOW, say=print)
+    (one,) = box.read()
+    assert len(one.reason) <= 400 and "\n" not in one.reason
+
+
+def test_a_receipt_that_cannot_be_written_undoes_nothing_and_is_told(box: Box) -> None:
+    box.log.mkdir()
+    said: list[str] = []
+    path = box.folder / "1.axb"
+    path.write_bytes(box.world.bundle(1))
+    bundle = box.vehicle.install(path, lambda slot: "ok", RUNTIME, NOW, said.append)
+    assert box.vehicle.state().trial == bundle.digest
+    assert "no receipt could be written" in said[-1]
+
+
+def test_the_vehicle_s_private_key_is_its_own_and_private(box: Box) -> None:
+    path = box.data / "vehicle.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.stat().st_size == 32
+    others = [one.read_bytes() for one in box.data.rglob("*") if one.is_file() and one != path]
+    assert all(path.read_bytes() not in other and path.read_bytes().hex().encode() not in other for other in others)
+    assert box.vehicle.key_fingerprint() == fingerprint(read_public(box.data))
+
+
+@pytest.mark.parametrize("content", [b"", b"zz", b"00" * 31, b"00" * 33, b"\xff" * 20])
+def test_a_public_key_that_is_none_is_malformed(box: Box, content: bytes) -> None:
+    (box.data / "vehicle.pub").write_bytes(content)
+    with pytest.raises(Malformed):
+        read_public(box.data)
+
+
+@pytest.mark.parametrize("signature", ["", "zz", "00" * 64, "00" * 63])
+def test_a_signature_that_is_none_is_a_bad_signature(box: Box, signature: str) -> None:
+    public = read_public(box.data)
+    check(public, b"payload", sign(box.data, b"payload"))
+    with pytest.raises(BadSignature):
+        check(public, b"payload", signature)
