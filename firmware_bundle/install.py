@@ -163,6 +163,7 @@ class Vehicle:
             vehicle=self.identity.vehicle,
             min_sequence=state.min_sequence,
             runtime=runtime,
+            clock=now,
         )
 
     def install(self, source: Path, self_test: SelfTest, runtime: Runtime, now: datetime, say: Say) -> Bundle:

@@ -139,17 +139,19 @@ def verify(  # noqa: PLR0913  the call names everything that a box holds a bundl
     *,
     min_sequence: int = 0,
     runtime: Runtime | None = None,
+    clock: datetime | None = None,
 ) -> Bundle:
     """Check a whole bundle file as the vehicle does.
 
     `trust` is the root file that the caller already trusts, `reference_time` the latest time that
     the caller knows to be past, `floor` the lowest version that may still be installed,
     `min_sequence` the lowest that may run at all. A bundle for particular vehicles needs
-    `vehicle`, and what a runtime must be able to do needs `runtime`; None skips that check.
+    `vehicle`, and what a runtime must be able to do needs `runtime`; None skips that check. `clock`
+    is what the box's clock says, for the words about it, where that is not `reference_time`.
 
     Raises one class of `errors` for each reason, before any other work is done on the content.
     """
-    signed = _read(data, trust, reference_time, complete=True)
+    signed = _read(data, trust, reference_time, clock or reference_time, complete=True)
     manifest = _manifest(signed, runtime)
     _check_aim(manifest, hardware, vehicle)
     _check_floors(manifest, floor, min_sequence)
@@ -160,7 +162,7 @@ def verify(  # noqa: PLR0913  the call names everything that a box holds a bundl
 
 def examine(data: bytes, trust: bytes, reference_time: datetime) -> Proposal:
     """Check a bundle file that may still lack signatures, for whoever is about to sign it."""
-    signed = _read(data, trust, reference_time, complete=False)
+    signed = _read(data, trust, reference_time, reference_time, complete=False)
     manifest = _manifest(signed, None)
     _check_content(manifest, signed.files)
     return Proposal(**signed.facts(), manifest=manifest, warnings=signed.warnings, _proof=_PROOF)
@@ -191,7 +193,7 @@ class _Signed:
         }
 
 
-def _read(data: bytes, trust: bytes, reference_time: datetime, complete: bool) -> _Signed:
+def _read(data: bytes, trust: bytes, reference_time: datetime, clock: datetime, complete: bool) -> _Signed:
     """Container, signatures, time and digests; where not `complete`, targets.json may lack signatures."""
     members = unpack(data)
     client, root = _follow_roots(members, trust)
@@ -202,8 +204,9 @@ def _read(data: bytes, trust: bytes, reference_time: datetime, complete: bool) -
         raise Malformed("snapshot.json must list targets.json and nothing else")
     record = _release_record(targets.signed)
     # A clock before the release is surely wrong, and not a reason to refuse.
-    client.check_expiry(max(reference_time, record.released), clock=reference_time)
-    warnings = _check_clock(reference_time, record.released)
+    surely_past = max(reference_time, record.released)
+    client.check_expiry(surely_past, clock)
+    warnings = _check_clock(clock, surely_past)
     files = _check_members(members, targets.signed, record)
     return _Signed(client, targets, root, record.released, files, warnings)
 
@@ -245,9 +248,9 @@ def _release_record(targets: Targets) -> ReleaseRecord:
     return record
 
 
-def _check_clock(now: datetime, released: datetime) -> tuple[str, ...]:
-    if now < released:
-        return (f"the clock says {now:%Y-%m-%d}, before the release of {released:%Y-%m-%d}; it is not trusted",)
+def _check_clock(clock: datetime, surely_past: datetime) -> tuple[str, ...]:
+    if clock < surely_past:
+        return (f"the clock says {clock:%Y-%m-%d}, and {surely_past:%Y-%m-%d} is surely past; it is not trusted",)
     return ()
 
 

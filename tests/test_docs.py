@@ -48,7 +48,9 @@ def test_every_exit_code_is_documented() -> None:
     assert used | {0, BUG, KEYBOARD} <= documented
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "name", ["README.md", "SECURITY.md", *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
+)
 def test_every_link_between_documents_leads_somewhere(name: str) -> None:
     page = REPOSITORY / name
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skops.io
+from sklearn.cluster import KMeans
 
-from axlebox.training.runs import Run, open_run
+from axlebox.firmware_bundle.errors import Damaged
+from axlebox.training.runs import Run, load_forest, open_run
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +240,20 @@ def test_a_workspace_outside_git_and_without_git_can_train(axlebox: Any, copied:
     environment = {**axlebox.environment, "PATH": os.fspath(copied / "no-programs-here")}
     type(axlebox)(axlebox.command, environment).ok("train", cwd=copied)
     assert latest(copied).record().lineage.code.commit is None
+
+
+def test_a_damaged_or_foreign_forest_file_is_refused(copied: Path, tmp_path: Path) -> None:
+    """A forest comes with a run folder, perhaps from another machine: no pickle, no other types, no traceback."""
+    path = latest(copied).folder / "forest.skops"
+    good = path.read_bytes()
+    foreign = tmp_path / "foreign.skops"
+    skops.io.dump({"a": KMeans()}, foreign)
+    for data in (foreign.read_bytes(), good[: len(good) // 2], b"", flipped(good)):
+        path.write_bytes(data)
+        with pytest.raises(Damaged):
+            load_forest(path)
+
+
+def flipped(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]

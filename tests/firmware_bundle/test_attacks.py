@@ -1,0 +1,295 @@
+"""Whole hostile bundles against a vehicle: each attack by its name, its refusal, its exit code, and nothing changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tuf.api.metadata import Metadata
+
+from axlebox.firmware_bundle import errors
+from axlebox.firmware_bundle.container import pack, unpack
+from axlebox.firmware_bundle.install import Identity, Vehicle
+from axlebox.firmware_bundle.skew import Runtime
+from axlebox.firmware_bundle.trust import verify
+from axlebox.firmware_bundle.tuf_client import serialise
+
+RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
+NOW = RELEASED + timedelta(days=30)
+RUNTIME = Runtime("0.1.0", frozenset({("value", 1)}))
+AXLEBOXD = [sys.executable, "-P", "-c", "from axlebox.runtime.cli import main; main()"]
+
+
+class Yard:
+    """A vehicle that runs release 5 under a root of 2 of 3, and everything that an attacker may know."""
+
+    def __init__(self, world: Any, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        self.root = world.root(root_keys=("r1", "r2", "r3"), targets_keys=("t1", "t2", "t3"), threshold=2)
+        self.vehicle = Vehicle.provision(folder / "data", self.root, Identity("T204", "rail-box-a"))
+        self.vehicle.install(self.write(self.bundle(5, min_sequence=3)), _passed, RUNTIME, NOW, print)
+        self.vehicle.confirm(NOW, print)
+
+    def bundle(self, version: int = 6, signed_by: tuple[str, ...] = ("t1", "t2"), **how: Any) -> bytes:
+        """A good bundle but for what is asked for: keys, roots, files, fields of the manifest, times."""
+        model = how.pop("model", self.world.tiny_model)
+        more = how.pop("more", {})
+        times = {name: how.pop(name) for name in ("released", "expires") if name in how}
+        roots = how.pop("roots", {"1.root.json": self.root})
+        files = {**self.world.files(self.world.manifest(version, **how)), "model.onnx": model, **more}
+        return bytes(self.world.bundle(version, roots=roots, files=files, targets_keys=signed_by, **times))
+
+    def rewritten(self, name: str, change: Callable[[bytes], bytes]) -> bytes:
+        members = unpack(self.bundle())
+        return pack({**members, name: change(members[name])})
+
+    def resigned(self, change: Callable[[Any], None], *keys: str, name: str = "targets.json") -> bytes:
+        """A metadata file changed and signed again with real keys: the attacker sits at the build machine."""
+        members = unpack(self.bundle())
+        metadata: Metadata[Any] = Metadata.from_bytes(members[name])
+        change(metadata)
+        if keys:
+            metadata.signatures.clear()
+        for key in keys:
+            metadata.sign(self.world.signer(key), append=True)
+        return pack({**members, name: serialise(metadata)})
+
+    def write(self, data: bytes) -> Path:
+        path = self.folder / "stick.axb"
+        path.write_bytes(data)
+        return path
+
+    def picture(self) -> dict[str, bytes]:
+        """Every file of the data folder but the lock, and the receipts, which tell of refusals."""
+        data = self.folder / "data"
+        files = (path for path in data.rglob("*") if path.is_file() and path.name not in ("lock", "receipts.log"))
+        return {str(path.relative_to(data)): path.read_bytes() for path in files}
+
+
+def _passed(slot: Path) -> str:
+    return "passed"
+
+
+def _tar(*entries: tuple[str, bytes, bytes]) -> bytes:
+    """What an ordinary tar program would write: (name, type, data)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, kind, data in entries:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.size, entry.mode, entry.linkname = kind, len(data), 0o644, "/etc/passwd"
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
+def _entry(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"x") -> Callable[[Yard], bytes]:
+    return lambda yard: _tar((name, kind, data if kind == tarfile.REGTYPE else b""))
+
+
+def _same_key_twice(yard: Yard) -> bytes:
+    def repeat(data: bytes) -> bytes:
+        plain = json.loads(data)
+        plain["signatures"] = [plain["signatures"][0]] * 2
+        return json.dumps(plain, indent=1, sort_keys=True, separators=(",", ": ")).encode()
+
+    return yard.rewritten("targets.json", repeat)
+
+
+def _under_another_id(yard: Yard) -> bytes:
+    def change(metadata: Any) -> None:
+        first, second = list(metadata.signatures)
+        metadata.signatures[second].signature = metadata.signatures[first].signature
+
+    return yard.resigned(change)
+
+
+def _many_signatures(yard: Yard) -> bytes:
+    def change(metadata: Any) -> None:
+        (one, *_) = metadata.signatures.values()
+        for number in range(2000):
+            metadata.signatures[f"{number:064x}"] = type(one)(f"{number:064x}", one.signature)
+
+    return yard.resigned(change)
+
+
+def _mixed(yard: Yard) -> bytes:
+    return pack({**unpack(yard.bundle(7)), "manifest.json": unpack(yard.bundle(6))["manifest.json"]})
+
+
+def _rotated(yard: Yard, *keys: str) -> bytes:
+    """Root 2 has taken role targets from t1 and t2."""
+    root = yard.world.root_metadata(
+        version=2, root_keys=("r1", "r2", "r3"), targets_keys=("t3", "t4", "t5"), threshold=2
+    )
+    return yard.bundle(roots={"1.root.json": yard.root, "2.root.json": serialise(root)}, signed_by=keys)
+
+
+def _foreign_root(yard: Yard) -> bytes:
+    names = {"root_keys": ("x1", "x2"), "targets_keys": ("x3", "x4")}
+    return yard.bundle(roots={"1.root.json": yard.world.root(**names, threshold=2)}, signed_by=("x3", "x4"))
+
+
+def _model(change: Callable[[onnx.ModelProto], None]) -> Callable[[Yard], bytes]:
+    """A changed model, signed by a real quorum."""
+
+    def make(yard: Yard) -> bytes:
+        model = onnx.load_from_string(yard.world.tiny_model)
+        change(model)
+        return yard.bundle(model=model.SerializeToString(deterministic=True))
+
+    return make
+
+
+def _external(location: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[-1]
+        tensor.ClearField("double_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+
+    return change
+
+
+def _one_more(*node: Any, **attributes: Any) -> Callable[[onnx.ModelProto], None]:
+    return lambda model: model.graph.node.append(helper.make_node(*node, **attributes))
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["", ""], [], body=body))
+
+
+def _huge_tensor(model: onnx.ModelProto) -> None:
+    tensor = helper.make_tensor("huge", TensorProto.DOUBLE, [1], [0.0])
+    tensor.dims[0] = 2**40
+    model.graph.initializer.append(tensor)
+
+
+Attack = tuple[Callable[[Yard], bytes], type[errors.AxleboxError], int]
+ATTACKS: dict[str, Attack] = {
+    "truncation": (lambda yard: yard.bundle()[:-700], errors.Damaged, 12),
+    "mixed-and-matched members": (_mixed, errors.Damaged, 12),
+    "a member nobody signed": (lambda yard: pack({**unpack(yard.bundle()), "z": b""}), errors.Malformed, 15),
+    "rollback": (lambda yard: yard.bundle(4), errors.Rollback, 14),
+    "below min_sequence": (lambda yard: yard.bundle(2), errors.Revoked, 14),
+    "old keys after a rotation": (lambda yard: _rotated(yard, "t1", "t2"), errors.TooFewSignatures, 11),
+    "1 of 2 signatures": (lambda yard: yard.bundle(signed_by=("t1",)), errors.TooFewSignatures, 11),
+    "no signature": (lambda yard: yard.bundle(signed_by=()), errors.TooFewSignatures, 11),
+    "one stolen key and a stranger's": (lambda yard: yard.bundle(signed_by=("t1", "x")), errors.TooFewSignatures, 11),
+    "keys of another role": (lambda yard: yard.bundle(signed_by=("r1", "r2")), errors.TooFewSignatures, 11),
+    "the same key twice": (_same_key_twice, errors.Malformed, 15),
+    "the same signature under another key id": (_under_another_id, errors.BadSignature, 10),
+    "wrong root": (_foreign_root, errors.TooFewSignatures, 11),
+    "type confusion": (lambda yard: yard.rewritten("targets.json", lambda _: yard.root), errors.Malformed, 15),
+    "deep JSON": (lambda yard: yard.rewritten("targets.json", lambda _: b"[" * 100_000), errors.Malformed, 15),
+    "bad UTF-8": (
+        lambda yard: yard.rewritten("targets.json", lambda data: data.replace(b"targets", b"targ\xffts", 1)),
+        errors.Malformed,
+        15,
+    ),
+    "wrong hardware": (lambda yard: yard.bundle(hardware=("rail-box-b",)), errors.WrongHardware, 13),
+    "wrong vehicle": (lambda yard: yard.bundle(vehicles=("T205",)), errors.WrongVehicle, 13),
+    "a newer runtime": (lambda yard: yard.bundle(min_runtime="0.2.0"), errors.RuntimeTooOld, 20),
+    "a path with ..": (_entry("../evil"), errors.Malformed, 15),
+    "an absolute name": (_entry("/etc/evil"), errors.Malformed, 15),
+    "a symbolic link": (_entry("a", tarfile.SYMTYPE), errors.Malformed, 15),
+    "a hard link": (_entry("a", tarfile.LNKTYPE), errors.Malformed, 15),
+    "a device": (_entry("a", tarfile.CHRTYPE), errors.Malformed, 15),
+    "a fifo": (_entry("a", tarfile.FIFOTYPE), errors.Malformed, 15),
+    "duplicate names": (lambda yard: _tar(*[("a", tarfile.REGTYPE, b"x")] * 2), errors.Malformed, 15),
+    "a name that differs in case": (_entry("Manifest.json"), errors.Malformed, 15),
+    "10,000 members": (
+        lambda yard: _tar(*[(f"{number:05}", tarfile.REGTYPE, b"") for number in range(10_000)]),
+        errors.Malformed,
+        15,
+    ),
+    "2,000 signatures": (_many_signatures, errors.TooFewSignatures, 11),
+    "trailing data": (lambda yard: yard.bundle() + b"x", errors.Damaged, 12),
+    "a member under a name that the vehicle uses": (
+        lambda yard: yard.bundle(more={"slot.json": b"{}"}),
+        errors.Malformed,
+        15,
+    ),
+    "a model with external data in ..": (_model(_external("../../etc/passwd")), errors.Malformed, 15),
+    "a model with external data at an absolute path": (_model(_external("/etc/passwd")), errors.Malformed, 15),
+    "a custom operator": (
+        _model(_one_more("Evil", ["X"], ["evil"], domain="com.evil")),
+        errors.Malformed,
+        15,
+    ),
+    "an operator outside our own list": (_model(_one_more("Identity", ["X"], ["y"])), errors.Malformed, 15),
+    "a huge tensor": (_model(_huge_tensor), errors.Malformed, 15),
+    "a Loop": (_model(_loop), errors.Malformed, 15),
+    "a model that is none": (lambda yard: yard.bundle(model=b"model"), errors.Malformed, 15),
+    "expired": (
+        lambda yard: yard.bundle(released=RELEASED, expires=RELEASED + timedelta(days=1)),
+        errors.Expired,
+        14,
+    ),
+}
+
+
+@pytest.fixture
+def yard(world: Any, tmp_path: Path) -> Yard:
+    return Yard(world, tmp_path)
+
+
+def test_the_bundle_that_the_attacks_begin_with_is_good(yard: Yard) -> None:
+    assert yard.vehicle.install(yard.write(yard.bundle()), _passed, RUNTIME, NOW, print).manifest.version == 6
+
+
+@pytest.mark.parametrize(("make", "kind", "code"), ATTACKS.values(), ids=ATTACKS)
+def test_attack(yard: Yard, make: Callable[[Yard], bytes], kind: type[errors.AxleboxError], code: int) -> None:
+    """Refused by its own class and code, by the function and by an installation, which changes nothing."""
+    data = make(yard)
+    with pytest.raises(errors.AxleboxError) as refusal:
+        verify(data, yard.root, NOW, 5, "rail-box-a", "T204", min_sequence=3, runtime=RUNTIME)
+    assert (type(refusal.value), refusal.value.exit_code) == (kind, code)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
+    before = yard.picture()
+    with pytest.raises(kind):
+        yard.vehicle.install(yard.write(data), _passed, RUNTIME, NOW, print)
+    assert yard.picture() == before
+    assert yard.vehicle.start().manifest.version == 5
+
+
+@pytest.mark.parametrize("attack", ["1 of 2 signatures", "a Loop", "rollback", "deep JSON", "wrong vehicle"])
+def test_an_attack_on_the_program_is_one_line_and_the_code(yard: Yard, attack: str) -> None:
+    make, _, code = ATTACKS[attack]
+    path, before = yard.write(make(yard)), yard.picture()
+    for command in (["verify", path], ["install", path, "--yes"]):
+        words = [*AXLEBOXD, *map(str, command), "--data", str(yard.folder / "data")]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert done.stderr.startswith("axleboxd: ") and done.stderr.count("\n") == 1
+    assert yard.picture() == before
+
+
+def test_a_clock_at_1970_is_accepted_with_a_warning_beside_a_stored_time_floor(yard: Yard) -> None:
+    assert yard.vehicle.state().time_floor == RELEASED
+    for released, past in ((RELEASED - timedelta(days=9), "2026-03-01"), (RELEASED + timedelta(days=60), "2026-04-30")):
+        bundle = yard.vehicle.verify(yard.bundle(released=released), RUNTIME, datetime(1970, 1, 2, tzinfo=UTC))
+        expected = f"the clock says 1970-01-02, and {past} is surely past; it is not trusted"
+        assert bundle.warnings == (expected,)
+
+
+def test_a_clock_in_2100_is_refused_in_words_that_name_the_clock(yard: Yard) -> None:
+    with pytest.raises(errors.Expired, match="the clock says 2100-01-01: if the clock is wrong, set it"):
+        yard.vehicle.verify(yard.bundle(), RUNTIME, datetime(2100, 1, 1, tzinfo=UTC))
+
+
+def test_a_model_swapped_in_a_slot_never_starts(yard: Yard) -> None:
+    (path,) = (yard.folder / "data" / "slots").glob("*/model.onnx")
+    path.write_bytes(yard.world.model_like(float(np.pi)))
+    with pytest.raises(errors.Damaged):
+        yard.vehicle.start()
