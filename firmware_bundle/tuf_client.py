@@ -220,8 +220,10 @@ def _parse(data: bytes, kind: type[S], name: str) -> Metadata[S]:
         raise Malformed(f"{name} is not in its canonical spelling")
     if metadata.unrecognized_fields:
         raise Malformed(f"{name} has a field that no signature covers")
-    for signature in metadata.signatures.values():
-        if signature.unrecognized_fields or not _SIGNATURE.fullmatch(signature.signature):
+    for key_id, signature in metadata.signatures.items():
+        # python-tuf takes what stands in the file, also a number.
+        plain = isinstance(key_id, str) and isinstance(signature.signature, str)
+        if not plain or signature.unrecognized_fields or not _SIGNATURE.fullmatch(signature.signature):
             raise Malformed(f"{name} has a signature that is not plain lower-case hex")
     if isinstance(metadata.signed, Root) and len(metadata.signed.keys) > MAX_ROOT_KEYS:
         raise Malformed(f"{name} lists {len(metadata.signed.keys)} keys, at most {MAX_ROOT_KEYS} are allowed")

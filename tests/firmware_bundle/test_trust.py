@@ -160,6 +160,17 @@ def test_a_file_cut_short_is_refused(fleet: Fleet) -> None:
     assert accepted(fleet, (good[:length] for length in range(0, len(good), 7))) == []
 
 
+@pytest.mark.parametrize("change", [{"sig": 5}, {"sig": None}, {"sig": ["00"]}, {"keyid": 5}, {"keyid": None}])
+def test_a_signature_that_is_not_text_is_malformed(fleet: Fleet, change: dict[str, Any]) -> None:
+    """Found by scripts/fuzz: python-tuf takes what stands in the file, and a number was a TypeError."""
+    members = fleet.members()
+    document = json.loads(members["timestamp.json"])
+    document["signatures"][0] |= change
+    changed = json.dumps(document, indent=1, separators=(",", ": "), sort_keys=True).encode()
+    with pytest.raises(Malformed):
+        fleet.check({**members, "timestamp.json": changed})
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "golden.json", "model.onnx"])
 def test_a_changed_member_is_damaged(fleet: Fleet, name: str) -> None:
     members = fleet.members()
