@@ -21,30 +21,36 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 BundleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$(?!\n)")]
 MemberName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,98}$(?!\n)")]
+Version = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$(?!\n)")]
+Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{0,200}$(?!\n)")]
+"""A line for people: nothing in it moves a terminal's cursor."""
+Label = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,64}$(?!\n)")]
+FileName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f/]{1,255}$(?!\n)")]
 Count = Annotated[int, Meta(ge=0)]
+Span = Annotated[float, Meta(gt=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
 class Kind(Struct, frozen=True, forbid_unknown_fields=True):
     """What is expected of every sensor of one kind. Temperatures in `unit`; None switches a check off."""
 
-    unit: str = "C"
-    period_s: float | None = None
+    unit: Label = "C"
+    period_s: Span | None = None
     """Expected seconds between two readings."""
     range: tuple[float, float] | None = None
     """What the sensor can physically report; a hot reading lies inside it."""
-    max_rate_per_s: float | None = None
-    stuck_after_s: float | None = None
-    stale_after_s: float | None = None
+    max_rate_per_s: Span | None = None
+    stuck_after_s: Span | None = None
+    stale_after_s: Span | None = None
     warn: float | None = None
     critical: float | None = None
-    action: str | None = None
+    action: Text | None = None
     """What the person who sees an event of this kind should do."""
 
 
 class Sensor(Struct, frozen=True, forbid_unknown_fields=True):
-    kind: str
-    group: str | None = None
+    kind: Label
+    group: Label | None = None
     """Sensors of one group are siblings: alike, on one vehicle, at the same moment."""
     offset: float = 0.0
     """Commissioning offset, added to every reading of this sensor."""
@@ -53,8 +59,8 @@ class Sensor(Struct, frozen=True, forbid_unknown_fields=True):
 class Contract(Struct, frozen=True, forbid_unknown_fields=True):
     """The data contract. An unknown sensor id is served when there is only one kind."""
 
-    kinds: dict[str, Kind]
-    sensors: dict[str, Sensor] = {}
+    kinds: dict[Label, Kind]
+    sensors: dict[Label, Sensor] = {}
 
     def kind_of(self, sensor: str) -> str | None:
         """The kind of a sensor id, or None where it cannot be known."""
@@ -71,15 +77,15 @@ class Contract(Struct, frozen=True, forbid_unknown_fields=True):
 class FeatureSet(Struct, frozen=True, forbid_unknown_fields=True):
     """A named, versioned list of features with its frozen constants (times in seconds)."""
 
-    name: str
+    name: Label
     version: Positive
-    constants: dict[str, float] = {}
+    constants: dict[Label, float] = {}
 
 
 class DetectorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One model and all that surrounds it, for one kind of sensor."""
 
-    kind: str
+    kind: Label
     model: MemberName
     features: FeatureSet
     threshold: float
@@ -110,7 +116,7 @@ class ParityProof(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
-    name: str
+    name: FileName
     sha256: Sha256
     rows: Count
     invalid: Count
@@ -119,21 +125,21 @@ class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
 class Code(Struct, frozen=True, forbid_unknown_fields=True):
     """What made a release."""
 
-    axlebox: str
+    axlebox: Label
     source_sha256: Sha256
     """Over axlebox's installed source files: a workspace may be no git checkout."""
-    commit: str | None = None
+    commit: Label | None = None
     """The workspace's commit where it has one, `-dirty` appended where files differed from it."""
 
 
 class Lineage(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a release comes from."""
 
-    run: str
+    run: Label
     data: tuple[DataFile, ...]
     parameters: dict[str, Any]
     code: Code
-    versions: dict[str, str]
+    versions: dict[Label, Label]
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,9 +152,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Vehicle ids that the release is for; none named: all of the hardware."""
     min_sequence: Count
     """Releases below this version may never run again, not even as a fallback."""
-    min_runtime: str
+    min_runtime: Version
     """Oldest runtime version that can run this release, as in 1.2.3."""
-    proved_on: dict[str, str]
+    proved_on: dict[Label, Label]
     """The runtime that the proof was made on: versions of axlebox, onnxruntime and numpy, and the machine."""
     contract: Contract
     detectors: Annotated[tuple[DetectorSpec, ...], Meta(min_length=1, max_length=16)]

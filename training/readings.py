@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
-from axlebox.firmware_bundle.manifest import Contract, DataFile, Sha256, decode, encode
+from axlebox.firmware_bundle.manifest import Contract, DataFile, FileName, Sha256, decode, encode
 from axlebox.runtime.gate import Gate
 from axlebox.runtime.readings import BadLine, LineReader, Reading
 from axlebox.runtime.sources import read_lines
@@ -156,6 +157,10 @@ def _take_copy(workspace: Workspace, path: Path) -> Path:
     """Copy a file into the workspace; only the copy is read from then on."""
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
+    try:
+        msgspec.convert(path.name, FileName)  # it stands in the manifest of every release made from it
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path.name!r} has control characters in it. DO: rename the file") from error
     incoming = workspace.raw / "incoming.part"
     with disk.explained():
         shutil.copyfile(path, incoming)

@@ -194,9 +194,14 @@ def load_forest(path: Path) -> IsolationForest:
         unexpected = set(skops.io.get_untrusted_types(file=path)) - set(_FOREST_TYPES)
         if unexpected:
             raise Damaged(f"{path} holds {', '.join(sorted(unexpected))}, which a forest does not")
-        return skops.io.load(path, trusted=_FOREST_TYPES)
+        forest = skops.io.load(path, trusted=_FOREST_TYPES)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path} is damaged: {error}. DO: remove the run's folder and train again") from error
+    from sklearn.ensemble import IsolationForest
+
+    if not isinstance(forest, IsolationForest):
+        raise Damaged(f"{path} holds a {type(forest).__name__}, expected an IsolationForest")
+    return forest
 
 
 def open_run(runs: Path, name: str | None) -> Run:

@@ -155,3 +155,11 @@ def test_a_contract_that_asks_for_what_is_not_done_is_refused(workspace: Workspa
     workspace.contract_path.write_text(text)
     with pytest.raises(AxleboxError, match=reason.replace(".", r"\.")):
         load_contract(workspace.contract_path)
+
+
+@pytest.mark.parametrize("name", ["a\nb.csv", "a\x1b[2Jb.csv"])
+def test_a_file_name_that_would_move_a_cursor_is_refused(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(GOOD)
+    with pytest.raises(UsageError, match="DO: rename the file") as refusal:
+        ingest(workspace, load_contract(workspace.contract_path), [tmp_path / name])
+    assert str(refusal.value).isprintable()
