@@ -25,7 +25,7 @@ tensors; a Loop; a bundle swapped after verification; a clock at 1970; a clock i
 """
 
 
-def tests_in(path: Path) -> set[str]:
+def functions_of(path: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
@@ -33,7 +33,7 @@ def tests_in(path: Path) -> set[str]:
 def test_a_threat_names_a_test_that_exists(row: list[str]) -> None:
     assert len(row) == 4, row
     file, _, name = row[3].partition("::")
-    assert name.startswith("test_") and name in tests_in(TESTS / file)
+    assert name.startswith("test_") and name in functions_of(TESTS / file)
 
 
 @pytest.mark.parametrize("attack", [" ".join(one.split()) for one in KNOWN.split(";")])
