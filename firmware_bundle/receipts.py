@@ -1,7 +1,8 @@
 """receipts.log: what was done to a vehicle, one signed line each, each naming the digest of the line before.
 
-A line that is changed, removed or put elsewhere breaks the chain. What the daemon writes is
-unsigned, since it never loads the trust code; the next signed line covers it.
+A line that is changed, removed or put elsewhere breaks the chain. What the daemon writes (`drop`) is
+unsigned, since it never loads the trust code; the next signed line covers it. A log that lost its
+newest lines, or all of them, looks like a younger one: only whoever noted a later number sees that.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import Damaged
+from axlebox.firmware_bundle.errors import BadSignature, Damaged
 from axlebox.firmware_bundle.manifest import Count, Sha256, decode
 
 LOG, OLD_LOG = "receipts.log", "receipts.old.log"
 MAX_LOG_BYTES = 1024 * 1024
-"""A log that has grown to this is set aside; the one that was set aside before it is given up."""
+"""A log that has grown to this is set aside; the one that was set aside before it is given up.
+
+A later version may lower it and never raise it: `read` believes no smaller log that was set aside.
+"""
 _MAX_REASON_CHARS = 400
 _FIRST = "0" * 64
 
 Action = Literal["install", "confirm", "fallback", "drop"]
+_UNSIGNED: frozenset[Action] = frozenset({"drop"})
+"""What the daemon does by itself. Any other line without a signature had it taken away."""
 
 
 class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +105,10 @@ def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
 
 
 def read(data: Path, public: bytes) -> Iterator[Receipt]:
-    """The receipts of a data folder, oldest first, each checked. Raises Damaged where the chain breaks."""
+    """The receipts of a data folder, oldest first, each checked.
+
+    Raises Damaged where the chain breaks, BadSignature where a signature is wrong or was taken away.
+    """
     from axlebox.firmware_bundle.vehicle_key import check
 
     lines = [*_raw_lines(data / OLD_LOG), *_raw_lines(data / LOG)]
@@ -107,13 +116,28 @@ def read(data: Path, public: bytes) -> Iterator[Receipt]:
     for raw in lines:
         line = decode(raw, _Line, LOG)
         number = line.receipt.number
-        expected = previous or (_FIRST if number == 1 else line.receipt.previous)
-        if line.receipt.previous != expected:
+        if previous is None:
+            previous = _before_the_first(data, line.receipt)
+        if line.receipt.previous != previous:
             raise Damaged(f"{LOG}: receipt {number} does not follow the one before it")
+        if msgspec.json.encode(line) != raw:
+            raise Damaged(f"{LOG}: receipt {number} is not as it was written")
         if line.signature is not None:
             check(public, msgspec.json.encode(line.receipt), line.signature)
+        elif line.receipt.action not in _UNSIGNED:
+            raise BadSignature(f"{LOG}: receipt {number} ({line.receipt.action}) has no signature")
         previous = hashlib.sha256(raw).hexdigest()
         yield line.receipt
+
+
+def _before_the_first(data: Path, first: Receipt) -> str:
+    """What the oldest receipt must name: nothing, unless a full log before it was given up."""
+    if first.number == 1:
+        return _FIRST
+    set_aside = data / OLD_LOG
+    if not set_aside.exists() or set_aside.stat().st_size < MAX_LOG_BYTES:
+        raise Damaged(f"{LOG} begins with receipt {first.number}: those before it were removed")
+    return first.previous
 
 
 def _raw_lines(path: Path) -> list[bytes]:

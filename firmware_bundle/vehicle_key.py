@@ -60,6 +60,9 @@ def sign(folder: Path, payload: bytes) -> str:
 def check(public: bytes, payload: bytes, signature: str) -> None:
     """Raise BadSignature unless the vehicle with this public key signed the payload."""
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(signature), payload)
+        raw = bytes.fromhex(signature)
+        if raw.hex() != signature:  # fromhex takes capitals and spaces: one signature, many spellings
+            raise ValueError("not plain lower-case hex")
+        Ed25519PublicKey.from_public_bytes(public).verify(raw, payload)
     except (InvalidSignature, ValueError) as error:
         raise BadSignature("the signature is not this vehicle's") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,7 +16,7 @@ import pytest
 from axlebox.firmware_bundle import receipts
 from axlebox.firmware_bundle.errors import AxleboxError, BadSignature, Damaged, Malformed, TooFewSignatures, UsageError
 from axlebox.firmware_bundle.install import Identity, Vehicle
-from axlebox.firmware_bundle.receipts import Receipt
+from axlebox.firmware_bundle.receipts import Draft, Receipt
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.vehicle_key import check, fingerprint, make_key, read_public, sign
 
@@ -75,13 +78,42 @@ def test_a_clock_behind_the_stored_time_floor_is_not_called_trusted(box: Box) ->
     assert [one.clock_trusted for one in box.read()] == [True, True, False]
 
 
+def unsigned(line: bytes) -> bytes:
+    return line.partition(b'"signature":')[0] + b'"signature":null}'
+
+
+def respelled_signature(line: bytes) -> bytes:
+    plain = json.loads(line)
+    return line.replace(plain["signature"].encode(), plain["signature"].upper().encode())
+
+
+def rewritten(lines: list[bytes]) -> list[bytes]:
+    """The log that somebody without the key would write: another story in a sound chain, and no signatures."""
+    written: list[bytes] = []
+    for line in lines:
+        plain = json.loads(line)
+        plain["signature"] = None
+        if written:
+            plain["receipt"]["previous"] = hashlib.sha256(written[-1]).hexdigest()
+        plain["receipt"]["reason"] = "nothing happened"
+        written.append(json.dumps(plain, separators=(",", ":")).encode())
+    return written
+
+
 TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
     "changed": lambda lines: [lines[0], lines[1].replace(b'"code":0', b'"code":3'), lines[2]],
     "removed": lambda lines: [lines[0], lines[2]],
     "put elsewhere": lambda lines: [lines[1], lines[0], lines[2]],
     "repeated": lambda lines: [lines[0], lines[1], lines[1], lines[2]],
-    "beginning removed": lambda lines: [lines[0].replace(b'"number":1', b'"number":9'), *lines[1:]],
+    "beginning renumbered": lambda lines: [lines[0].replace(b'"number":1', b'"number":9'), *lines[1:]],
+    "beginning removed": lambda lines: lines[1:],
+    "all but the last removed": lambda lines: lines[2:],
     "no receipt": lambda lines: [lines[0], b"{}", lines[2]],
+    "last changed": lambda lines: [*lines[:2], lines[2].replace(b'"code":0', b'"code":3')],
+    "last spelled otherwise": lambda lines: [*lines[:2], lines[2].replace(b'":', b'": ')],
+    "last signature spelled otherwise": lambda lines: [*lines[:2], respelled_signature(lines[2])],
+    "signature of the last removed": lambda lines: [*lines[:2], unsigned(lines[2])],
+    "written anew without signatures": rewritten,
 }
 
 
@@ -93,6 +125,28 @@ def test_a_log_that_was_tampered_with_is_found_out(box: Box, tamper: Callable[[l
     assert len(lines) == 3
     box.log.write_bytes(b"\n".join(tamper(lines)) + b"\n")
     with pytest.raises((Damaged, BadSignature, Malformed)):
+        box.read()
+
+
+def test_a_beginning_that_was_cut_off_is_not_passed_off_as_one_that_was_given_up(box: Box) -> None:
+    """Only a full log is set aside; a short one in its place hides what was removed."""
+    for version in (1, 2, 3):
+        box.install(version)
+    lines = box.log.read_bytes().splitlines(keepends=True)
+    (box.data / "receipts.old.log").write_bytes(lines[1])
+    box.log.write_bytes(lines[2])
+    with pytest.raises(Damaged, match="begins with receipt 2"):
+        box.read()
+
+
+def test_what_the_daemon_did_is_unsigned_and_covered_by_the_next_receipt(box: Box) -> None:
+    box.install(1)
+    Draft("drop", NOW, True, "T204", "rail-box-a", None, reason="ended early").write(box.data, signed=False)
+    assert [one.action for one in box.read()] == ["install", "drop"]
+    box.install(2)
+    assert [one.action for one in box.read()] == ["install", "drop", "install"]
+    box.log.write_bytes(box.log.read_bytes().replace(b"ended early", b"ended earls"))
+    with pytest.raises(Damaged, match="receipt 3 does not follow"):
         box.read()
 
 
@@ -149,6 +203,29 @@ def test_the_vehicle_s_private_key_is_its_own_and_private(box: Box) -> None:
     assert box.vehicle.key_fingerprint() == fingerprint(read_public(box.data))
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o077], ids=["open", "strict"])
+def test_no_output_of_the_program_holds_the_private_key(axleboxd: Any, world: Any, tmp_path: Path, mask: int) -> None:
+    (tmp_path / "root.json").write_bytes(world.root())
+    (tmp_path / "1.axb").write_bytes(world.bundle(1))
+    (tmp_path / "2.axb").write_bytes(b"PK" * 999)
+    said = ""
+    for words in (
+        ("provision", "--trust", tmp_path / "root.json", "--vehicle", "T204", "--hardware", "rail-box-a", "--json"),
+        ("install", tmp_path / "1.axb", "--yes", "--debug"),
+        ("install", tmp_path / "2.axb", "--yes", "--debug"),
+        ("status", "--json"),
+    ):
+        done = axleboxd(*words, "--data", tmp_path / "data", umask=mask)
+        said += done.stdout + done.stderr
+    path = tmp_path / "data" / "vehicle.key"
+    key = path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    spellings = {key.hex(), base64.b64encode(key).decode(), repr(key)[2:-1]}
+    assert not any(one in said for one in spellings) and "Traceback" in said
+    files = [one for one in (tmp_path / "data").rglob("*") if one.is_file() and one != path]
+    assert not any(key in one.read_bytes() or key.hex().encode() in one.read_bytes() for one in files)
+
+
 @pytest.mark.parametrize("content", [b"", b"zz", b"00" * 31, b"00" * 33, b"\xff" * 20])
 def test_a_public_key_that_is_none_is_malformed(box: Box, content: bytes) -> None:
     (box.data / "vehicle.pub").write_bytes(content)
@@ -162,3 +239,16 @@ def test_a_signature_that_is_none_is_a_bad_signature(box: Box, signature: str) -
     check(public, b"payload", sign(box.data, b"payload"))
     with pytest.raises(BadSignature):
         check(public, b"payload", signature)
+
+
+@pytest.mark.parametrize("respell", [str.upper, lambda sig: sig + "\n", lambda sig: f"{sig[:2]} {sig[2:]}"])
+def test_a_signature_has_one_spelling(box: Box, respell: Callable[[str], str]) -> None:
+    with pytest.raises(BadSignature):
+        check(read_public(box.data), b"payload", respell(sign(box.data, b"payload")))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 31])
+def test_a_private_key_that_is_none_is_refused_without_being_quoted(box: Box, content: bytes) -> None:
+    (box.data / "vehicle.key").write_bytes(content)
+    with pytest.raises(Malformed, match=r"is not a vehicle's private key$"):
+        sign(box.data, b"payload")
