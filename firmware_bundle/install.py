@@ -327,13 +327,23 @@ class Vehicle:
 def find_bundle(place: Path) -> Path:
     """The bundle file meant by a path: the file itself, or the only one in a folder (a stick).
 
-    Names that begin with a dot (`._*` of macOS) and unfinished copies do not count.
+    Names that begin with a dot (`._*` of macOS) and unfinished copies do not count. Whoever fills a
+    stick chooses its names, and they are shown: one that would move the terminal's cursor could
+    write a PASS there, and is refused.
     """
     if not place.is_dir():
-        return place
+        return _shown(place)
     found = sorted(path for path in place.glob("*.axb") if not path.name.startswith(".") and path.is_file())
     if not found:
         raise UsageError(f"no bundle (*.axb) in {place}")
+    for path in found:
+        _shown(path)
     if len(found) > 1:
         raise UsageError(f"{place} holds {', '.join(path.name for path in found)}: name the one that is meant")
     return found[0]
+
+
+def _shown(path: Path) -> Path:
+    if not path.name.isprintable():
+        raise UsageError(f"the file name {path.name!a} holds what no name needs. DO: do not use this file")
+    return path

@@ -88,9 +88,14 @@ def run_program(group: click.Group, name: str) -> NoReturn:
         if debug:
             traceback.print_exc()
         message, exit_code = _explain(error) or (_report_bug(name, debug), BUG)
-        click.echo(f"{name}: {' '.join(message.split())}", err=True)
+        click.echo(f"{name}: {_one_line(message)}", err=True)
         sys.exit(exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(message: str) -> str:
+    """Errors quote what was found, which a hostile sender chose: it must not move the terminal's cursor."""
+    return "".join(one if one.isprintable() else "?" for one in " ".join(message.split()))
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:

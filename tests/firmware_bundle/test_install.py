@@ -624,6 +624,27 @@ def test_a_stick_without_a_bundle_is_named(depot: Depot) -> None:
         find_bundle(depot.stick)
 
 
+@pytest.mark.parametrize("name", ["a\nPASS", "a\x1b[2J", "a\u202e7", "a\x85", os.fsdecode(b"a\xff")])
+def test_a_file_name_on_a_stick_cannot_write_on_the_screen(depot: Depot, name: str) -> None:
+    """What is FOUND is shown by its name; one with a line end in it once showed a PASS of its own."""
+    path = depot.bundle(1).rename(depot.stick / f"{name}.axb")
+
+    def refused(place: Path) -> None:
+        with pytest.raises(UsageError, match="do not use this file") as refusal:
+            find_bundle(place)
+        assert str(refusal.value).isascii() and str(refusal.value).isprintable()
+
+    refused(path)
+    refused(depot.stick)
+    depot.bundle(2)
+    refused(depot.stick)
+
+
+def test_a_bundle_may_have_a_name_in_any_language(depot: Depot) -> None:
+    path = depot.bundle(1).rename(depot.stick / "Überholung März 7 列.axb")
+    assert find_bundle(depot.stick) == find_bundle(path) == path
+
+
 # Power cuts and failing disks
 
 CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")

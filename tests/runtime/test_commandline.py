@@ -87,6 +87,14 @@ def test_an_expected_failure_is_one_line_with_its_documented_code(
     assert (ended.code, ended.out, ended.err) == (code, "", "demo: what was found, what to do\n")
 
 
+def test_what_an_error_quotes_cannot_write_on_the_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hostile file chooses names and fields, and errors quote them."""
+    ended = program(monkeypatch, capsys, raising(errors.Malformed("field \x1b[2J\x9b1A\nPASS \udcff é")), "fail")
+    assert (ended.code, ended.err) == (15, "demo: field ?[2J?1A PASS ? é\n")
+
+
 def test_every_class_of_failure_has_a_documented_code() -> None:
     classes = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, AxleboxError)]
     assert {one.__name__: one.exit_code for one in classes} == DOCUMENTED
