@@ -25,7 +25,7 @@ from axlebox.export.keys import (
 )
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, UsageError
-from axlebox.firmware_bundle.tuf_client import check_signatures, parse_root, serialise
+from axlebox.firmware_bundle.tuf_client import check_signatures, parse, parse_root, serialise
 from axlebox.training.workspace import Workspace
 
 ROLES: Mapping[str, tuple[str, ...]] = {"root": ("root",), "targets": ("targets",), "build": ("timestamp", "snapshot")}
@@ -299,12 +299,7 @@ def _missing(metadata: Metadata[Root], roots: Sequence[Root]) -> tuple[str, ...]
 
 def _read_draft(workspace: Workspace) -> Metadata[Root] | None:
     path = _draft_path(workspace)
-    if not path.exists():
-        return None
-    metadata: Metadata[Root] = Metadata.from_bytes(disk.read_bounded(path, _MAX_ROOT_BYTES))
-    if not isinstance(metadata.signed, Root):
-        raise Malformed(f"{path} is not a root")
-    return metadata
+    return parse(disk.read_bounded(path, _MAX_ROOT_BYTES), Root, str(path)) if path.exists() else None
 
 
 def _draft_path(workspace: Workspace) -> Path:

@@ -63,7 +63,7 @@ class TufClient:
         """The root of the next version, signed by the one before and by itself (5.3.4, 5.3.5)."""
         version = self.root.signed.version + 1
         name = f"{version}.root.json"
-        newer = _parse(data, Root, name)
+        newer = parse(data, Root, name)
         # Signed by both: each signature counts for the root that lists its key.
         check_signatures(newer, name, [self.root.signed, newer.signed])
         if newer.signed.version != version:
@@ -110,7 +110,7 @@ class TufClient:
         if pinned is None:
             raise Malformed("snapshot.json does not list targets.json")
         _check_pinned_bytes("targets.json", data, pinned)
-        newer = _parse(data, Targets, "targets.json")
+        newer = parse(data, Targets, "targets.json")
         (signed_by,) = check_signatures(newer, "targets.json", [self.root.signed], complete)
         if newer.signed.version != pinned.version:
             raise Damaged("snapshot.json and targets.json belong to different releases")
@@ -133,14 +133,14 @@ class TufClient:
 
     def _signed(self, data: bytes, kind: type[S]) -> Metadata[S]:
         name = f"{kind.type}.json"
-        metadata = _parse(data, kind, name)
+        metadata = parse(data, kind, name)
         check_signatures(metadata, name, [self.root.signed])
         return metadata
 
 
 def parse_root(data: bytes) -> Metadata[Root]:
     """A root of trust that signs itself; it may carry the signatures of the root before it as well."""
-    root = _parse(data, Root, "root")
+    root = parse(data, Root, "root")
     own = Metadata(
         root.signed, {key: one for key, one in root.signatures.items() if key in _listed(root.signed, "root")}
     )
@@ -205,7 +205,8 @@ def _listed(root: Root, role: str) -> list[str]:
     return root.roles[role].keyids
 
 
-def _parse(data: bytes, kind: type[S], name: str) -> Metadata[S]:
+def parse(data: bytes, kind: type[S], name: str) -> Metadata[S]:
+    """Metadata of a kind in its one spelling; no signature is verified yet. Raises Malformed."""
     if len(data) > MAX_METADATA_BYTES:
         raise Malformed(f"{name} has {len(data)} bytes, at most {MAX_METADATA_BYTES} are allowed")
     try:

@@ -30,6 +30,8 @@ CONTENDERS = {
     "scikit-learn decision_function": SLOW_CALLS,
     "scikit-learn predict": SLOW_CALLS,
 }
+GOALS = {"stock skl2onnx": 50, "scikit-learn predict": 500}
+"""How many times faster our Scorer shall be, in one run."""
 
 
 def prepare(folder: Path) -> None:
@@ -142,6 +144,9 @@ def main() -> None:
             f"{contender:32}{one['us']:9.1f}{f'({low:.1f}-{high:.1f})':>18}{one['us'] / ours['us']:8.1f}"
             f"{one['kib']:10.0f}{one['load_ms']:9.0f}{one['mib']:7.0f}{differ:14}"
         )
+    for contender, goal in GOALS.items():
+        times = found[contender]["us"] / ours["us"]
+        print(f"goal: {goal} times faster than {contender}: {'met' if times >= goal else 'MISSED'} ({times:.1f})")
     print("MiB is the whole process at its highest; load includes imports and the first reading.")
 
 

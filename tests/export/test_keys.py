@@ -190,6 +190,16 @@ def test_a_holder_reads_what_the_draft_changes_before_signing(fleet: Fleet) -> N
     assert "needs 1 of 3, before 2" in fleet.ok("keys", "sign", "--key", fleet.key("ann"))
 
 
+@pytest.mark.parametrize("damage", [lambda data: b"{", lambda data: data.replace(b'"version": 1', b'"version": -1')])
+def test_a_draft_that_is_no_root_is_refused(fleet: Fleet, damage: Callable[[bytes], bytes]) -> None:
+    fleet.draft()
+    path = fleet.folder / "trust" / "draft.root.json"
+    path.write_bytes(damage(path.read_bytes()))
+    for words in (["keys", "list"], ["keys", "sign", "--key", fleet.key("ann")]):
+        done = fleet(*words)
+        assert done.returncode == 15 and "draft.root.json is not TUF metadata" in done.stderr
+
+
 def test_a_stranger_cannot_sign_a_draft(fleet: Fleet) -> None:
     fleet.draft()
     before = (fleet.folder / "trust" / "draft.root.json").read_bytes()
