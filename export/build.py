@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from axlebox.export import parity
+from axlebox.export.approve import CLOCK_MARGIN
 from axlebox.export.evidence import evidence
 from axlebox.export.forest_onnx import convert
 from axlebox.export.releases import ReleaseLine, append_release, next_version
@@ -100,6 +101,8 @@ def export_run(
         files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), spec.model: model}
         files |= evidence(manifest, files, record.evaluation)
         released = release_time()
+        if released > datetime.now(UTC) + CLOCK_MARGIN:
+            raise UsageError(f"the release time {released:%Y-%m-%d} lies in the future; nothing was exported")
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         roots = root_chain(workspace, settings.oldest_root)
         data = build_bundle(files, roots, version, time, signers)

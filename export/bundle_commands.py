@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ import msgspec
 from axlebox.export.key_commands import ask_secret, key_option
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
-from axlebox.runtime.commandline import json_option, show
+from axlebox.runtime.commandline import json_option, printable, show
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 trust_option = click.option(
@@ -95,7 +96,9 @@ def inspect(bundle: Path, trust: Path | None, member: str | None, as_json: bool)
         raise UsageError("--show prints a member as it is. DO: leave out --json or --show")
     found = open_proposal(bundle, trust)
     if member:
-        click.echo(read_member(found.members, member), nl=False)
+        shown = read_member(found.members, member)
+        # Piped it stays as it is; a terminal must not obey what somebody wrote into it.
+        click.echo(printable(shown.decode("utf-8", "replace")) if sys.stdout.isatty() else shown, nl=False)
         return
     record, lines = describe(found)
     show(record, as_json, *lines)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from axlebox.export.approve import signer_names
 from axlebox.export.evidence import SBOM
 from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.manifest import decode
 from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Proposal
 from axlebox.runtime.detector import INVALID, monitor_release
@@ -118,19 +120,33 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield prefix, msgspec.json.encode(value).decode()
 
 
+class _Hash(Struct, frozen=True):
+    content: str
+
+
+class _Component(Struct, frozen=True):
+    type: str
+    name: str
+    version: str | None = None
+    hashes: tuple[_Hash, ...] = ()
+
+
+class _Bill(Struct, frozen=True):
+    components: tuple[_Component, ...]
+
+
 def _components(proposal: Proposal) -> dict[str, str]:
     """Components of the bill of materials: software by its version, a model by its digest."""
     if SBOM not in proposal.members:
         return {}
-    try:
-        listed = msgspec.json.decode(proposal.members[SBOM])["components"]
-        return {
-            one["name"]: f"sha256 {one['hashes'][0]['content']}" if one["type"] == _MODEL else str(one.get("version"))
-            for one in listed
-            if one["type"] != "data"  # told by the manifest
-        }
-    except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
-        raise Malformed(f"{SBOM} of {proposal.label} is not a list of components") from error
+    bill = decode(proposal.members[SBOM], _Bill, f"{SBOM} of {proposal.label}")
+    return {
+        one.name: ", ".join(f"sha256 {digest.content}" for digest in one.hashes)
+        if one.type == _MODEL
+        else str(one.version)
+        for one in bill.components
+        if one.type != "data"  # told by the manifest
+    }
 
 
 def _signers(proposal: Proposal) -> str:

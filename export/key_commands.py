@@ -147,15 +147,16 @@ def keys_sign(place: str, as_json: bool) -> None:
     Says what the draft changes and asks first, at a terminal; `axlebox keys list` says it too.
     """
     from axlebox.export.keys import load_signer
-    from axlebox.export.roots import draft_changes, sign_draft
+    from axlebox.export.roots import draft_changes, read_draft, sign_draft
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    changes = draft_changes(workspace)
-    if sys.stdin.isatty() and changes and not as_json:
+    draft = read_draft(workspace)  # once: what is shown is what is signed
+    changes = draft_changes(workspace, draft)
+    if sys.stdin.isatty() and not as_json:
         click.echo("\n".join(("the draft:", *changes)))
         click.confirm("Sign it?", abort=True)
-    _show_root(sign_draft(workspace, load_signer(place, ask_secret)), as_json, *changes)
+    _show_root(sign_draft(workspace, draft, load_signer(place, ask_secret)), as_json, *changes)
 
 
 @keys.command("rotate")
@@ -178,7 +179,7 @@ def keys_rotate(role: str, old: str, new: str, places: tuple[str, ...], passphra
     workspace = find_workspace(Path.cwd())
     check_no_draft(workspace)  # before any key is made
     signers = [load_signer(place, ask_secret) for place in places]
-    into = find_key(workspace, parse_source(new), passphrase, ask_secret)
+    into = find_key(workspace, parse_source(new), passphrase, ask_secret, alone=role != "build")
     _show_root(rotate(workspace, role, old, into, signers, datetime.now(UTC)), as_json)
 
 
@@ -211,11 +212,11 @@ def keys_revoke(key_name: str, replace: str | None, places: tuple[str, ...], pas
 @json_option
 def keys_list(as_json: bool) -> None:
     """The keys that the root of trust lists, which of them are at hand, and what a draft would change."""
-    from axlebox.export.roots import draft_changes, list_keys
+    from axlebox.export.roots import draft_changes, has_draft, list_keys, read_draft
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    changes = draft_changes(workspace)
+    changes = draft_changes(workspace, read_draft(workspace)) if has_draft(workspace) else ()
     found = list_keys(workspace) if (workspace.trust / "root.json").exists() or not changes else []
     record = [
         {
@@ -257,21 +258,24 @@ def _show_root(state: RootState, as_json: bool, *lines: str, **more: object) -> 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="The root of trust; by default trust/root.json of the workspace around this folder.",
 )
+@click.option("--digest", help="The digest that `inspect` showed you, or its beginning: another bundle is refused.")
 @json_option
-def approve(bundle: Path, place: str, trust: Path | None, as_json: bool) -> None:
+def approve(bundle: Path, place: str, trust: Path | None, digest: str | None, as_json: bool) -> None:
     """Check BUNDLE and add one more signature to it, touching nothing else."""
     from axlebox.export.approve import approve as add_signature
     from axlebox.export.approve import signer_names
     from axlebox.export.keys import load_signer
     from axlebox.export.open import find_trust
 
-    found = add_signature(bundle, find_trust(trust), load_signer(place, ask_secret), datetime.now(UTC))
+    signer = load_signer(place, ask_secret)
+    found = add_signature(bundle, find_trust(trust), signer, datetime.now(UTC), digest or "")
     signed, others = signer_names(found)
     missing = found.signatures_missing
     show(
         {**found.facts(), "signers": signed},
         as_json,
         found.verdict(),
+        f"  signed digest {found.digest}",
         f"  signed by {', '.join(signed)}"
         + (f"; {missing} of role targets missing ({', '.join(others)})" if missing else "; a vehicle would take it"),
     )

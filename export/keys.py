@@ -16,16 +16,17 @@ from typing import Any
 from urllib.parse import parse_qsl, urlparse
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_der_public_key,
     load_pem_private_key,
 )
 from securesystemslib.exceptions import UnsupportedLibraryError
-from securesystemslib.signer import CryptoSigner, HSMSigner, Signer, SSlibKey
+from securesystemslib.signer import CryptoSigner, HSMSigner, Key, Signer, SSlibKey
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata
 
@@ -71,17 +72,19 @@ def parse_source(text: str) -> KeySource:
     return KeySource(name, place or None)
 
 
-def find_key(workspace: Workspace, source: KeySource, encrypt: bool, ask: AskSecret) -> NamedKey:
+def find_key(workspace: Workspace, source: KeySource, encrypt: bool, ask: AskSecret, alone: bool = True) -> NamedKey:
     """The key that a source means; a file that is not there yet is made.
 
     Raises UsageError where the name belongs to another key already, or the file's folder holds
-    another private key: whoever finds one folder must not find a role's quorum.
+    another private key: whoever finds one folder must not find a role's quorum. A build key, of
+    which one suffices, need not be `alone`.
     """
     if source.place is None:
         return NamedKey(source.name, read_public(workspace, source.name), None)
     is_file = not source.place.startswith(_HSM)
     if is_file and not Path(source.place).exists():
-        _check_alone(Path(source.place))
+        if alone:
+            _check_alone(Path(source.place))
         if _public_path(workspace, source.name).exists():
             raise UsageError(f"the name {source.name} belongs to another key already; nothing was written")
         signer: Signer = make_key_file(Path(source.place), _new_passphrase(source, ask) if encrypt else None)
@@ -154,7 +157,7 @@ def read_public(workspace: Workspace, name: str) -> SSlibKey:
         key = SSlibKey.from_dict(plain.pop("keyid"), plain)
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
         raise Malformed(f"{path} is not a public key: {error}") from error
-    public_bytes(key)
+    check_key(key)
     return key
 
 
@@ -174,7 +177,23 @@ def write_public(workspace: Workspace, name: str, public: Any) -> SSlibKey:
     return named
 
 
-def name_of(key: Any) -> str:
+def check_key(key: Key) -> None:
+    """Raise Malformed unless a key's id is the digest of the key itself, and its name is a plain one.
+
+    TUF takes any id, but people compare ids: another key under a known id would go unseen.
+    """
+    public = public_bytes(key)
+    loaded = Ed25519PublicKey.from_public_bytes(public) if key.keytype == "ed25519" else load_der_public_key(public)
+    if SSlibKey.from_crypto(loaded, scheme=key.scheme).keyid != key.keyid:
+        raise Malformed(
+            f"key id {key.keyid[:16]} is not the digest of its key: somebody has put another key in its place"
+        )
+    name = key.unrecognized_fields.get(NAME_FIELD)
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise Malformed(f"key {key.keyid[:16]} has a name that is not made of a-z 0-9 . _ -")
+
+
+def name_of(key: Key) -> str:
     """What people call a key of a root."""
     return str(key.unrecognized_fields.get(NAME_FIELD) or key.keyid[:16])
 

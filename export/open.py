@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import msgspec
 
 from axlebox.export.approve import signer_names
 from axlebox.export.evidence import summarise
-from axlebox.export.roots import read_root
+from axlebox.export.roots import read_root, root_chain
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
-from axlebox.firmware_bundle.errors import UsageError
+from axlebox.firmware_bundle.errors import AxleboxError, TooFewSignatures, UsageError, naming
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
 from axlebox.firmware_bundle.trust import Bundle, Proposal, examine, verify
 from axlebox.training.workspace import find_workspace
@@ -31,12 +32,26 @@ def find_trust(trust: Path | None) -> bytes:
 
 def open_bundle(path: Path, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None) -> Bundle:
     """A verified bundle."""
-    return verify(_read(path), find_trust(trust), datetime.now(UTC), 0, hardware, vehicle)
+    with naming(path):
+        return verify(_read(path), find_trust(trust), datetime.now(UTC), 0, hardware, vehicle)
 
 
 def open_proposal(path: Path, trust: Path | None) -> Proposal:
-    """A bundle that is in order but for signatures that it may still lack."""
-    return examine(_read(path), find_trust(trust), datetime.now(UTC))
+    """A bundle that is in order but for signatures that it may still lack.
+
+    Without `trust`, one that keys of an older root of the workspace signed is opened under that root.
+    """
+    data, now = _read(path), datetime.now(UTC)
+    try:
+        with naming(path):
+            return examine(data, find_trust(trust), now)
+    except TooFewSignatures:
+        if trust is not None:
+            raise
+        for root in reversed(list(root_chain(find_workspace(Path.cwd()), 1).values())):
+            with contextlib.suppress(AxleboxError):
+                return examine(data, root, now)
+        raise
 
 
 def _read(path: Path) -> bytes:

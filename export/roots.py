@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Metadata, Root
 
 from axlebox.export.keys import (
     NamedKey,
     add_signature,
+    check_key,
     make_key_file,
     name_of,
     private_file,
@@ -30,6 +31,9 @@ from axlebox.training.workspace import Workspace
 
 ROLES: Mapping[str, tuple[str, ...]] = {"root": ("root",), "targets": ("targets",), "build": ("timestamp", "snapshot")}
 """Our roles, and TUF's: one build key signs timestamp and snapshot."""
+
+SHOWN_ID = 16
+"""Digits of a key's id that people are shown."""
 
 _ROOT_YEARS = 40
 _DAYS_PER_YEAR = 365.25
@@ -96,6 +100,8 @@ def init(workspace: Workspace, wanted: NewRoot, now: datetime) -> RootState:
     check_new(workspace)
     root = Root(version=1, expires=expiry(now, _ROOT_YEARS), consistent_snapshot=False)
     for role, keys in wanted.keys.items():
+        if len({key.public.keyid for key in keys}) < len(keys):
+            raise UsageError(f"role {role} was given one key under two names; nothing was written")
         for tuf_role in ROLES[role]:
             for key in keys:
                 root.add_key(key.public, tuf_role)
@@ -111,6 +117,8 @@ def rotate(
     root = _next_root(workspace, now)
     key_id = _find_listed(root, out, (role,))
     for tuf_role in ROLES[role]:
+        if into.public.keyid in root.roles[tuf_role].keyids:
+            raise UsageError(f"{into.name} has role {role} already; nothing was changed")
         root.revoke_key(key_id, tuf_role)
         root.add_key(into.public, tuf_role)
     _check_quorum(root, role)
@@ -132,19 +140,42 @@ def revoke(
     return _propose(workspace, root, signers)
 
 
-def sign_draft(workspace: Workspace, signer: Signer) -> RootState:
-    """Add a signature to the draft; with the last one it is in force."""
-    draft = _read_draft(workspace)
-    if draft is None:
+def read_draft(workspace: Workspace) -> Metadata[Root]:
+    """The draft that waits for signatures, checked against the root in force.
+
+    Raises UsageError where there is none, Malformed where it is not a next root of keys that are
+    what their ids say: the draft is a file that anybody may have edited.
+    """
+    path = _draft_path(workspace)
+    if not path.exists():
         raise UsageError("there is no draft of a root to sign. DO: axlebox keys init, rotate or revoke")
+    draft = parse(disk.read_bounded(path, _MAX_ROOT_BYTES), Root, str(path))
+    root = draft.signed
+    expected = parse_root(read_root(workspace)).signed.version + 1 if (workspace.trust / "root.json").exists() else 1
+    if root.version != expected:
+        raise Malformed(f"{path} is version {root.version}, expected {expected}")
+    for key in root.keys.values():
+        check_key(key)
+    for role in ROLES:
+        _check_quorum(root, role)
+    return draft
+
+
+def sign_draft(workspace: Workspace, draft: Metadata[Root], signer: Signer) -> RootState:
+    """Add a signature to a draft, as it was read and shown; with the last one it is in force."""
     return _propose(workspace, draft.signed, [signer], dict(draft.signatures))
+
+
+def has_draft(workspace: Workspace) -> bool:
+    return _draft_path(workspace).exists()
 
 
 def read_root(workspace: Workspace) -> bytes:
     path = workspace.trust / "root.json"
     if not path.exists():
-        waits = " The draft lacks signatures: axlebox keys sign" if _draft_path(workspace).exists() else ""
-        raise PreflightFailed(f"this workspace has no root of trust yet. DO: axlebox keys init --single.{waits}")
+        if has_draft(workspace):
+            raise PreflightFailed("the root of this workspace is a draft that lacks signatures. DO: axlebox keys sign")
+        raise PreflightFailed("this workspace has no root of trust yet. DO: axlebox keys init --single")
     return disk.read_bounded(path, _MAX_ROOT_BYTES)
 
 
@@ -170,16 +201,11 @@ def list_keys(workspace: Workspace) -> list[KeyFacts]:
     ]
 
 
-def draft_changes(workspace: Workspace) -> tuple[str, ...]:
-    """What the draft would change, in words, role by role; empty where there is no draft.
-
-    A holder reads this before signing: the draft is a file that anybody may have edited.
-    """
-    draft = _read_draft(workspace)
-    if draft is None:
-        return ()
+def draft_changes(workspace: Workspace, draft: Metadata[Root]) -> tuple[str, ...]:
+    """What a draft would change, in words, role by role, for the holder who is about to sign it."""
     before = parse_root(read_root(workspace)).signed if draft.signed.version > 1 else None
-    return tuple(_role_change(role, draft.signed, before) for role in ROLES)
+    head = f"root {draft.signed.version}, good until {draft.signed.expires:%Y-%m-%d}"
+    return (head, *(_role_change(role, draft.signed, before) for role in ROLES))
 
 
 def _role_change(role: str, after: Root, before: Root | None) -> str:
@@ -206,7 +232,7 @@ def roots_that_trust(workspace: Workspace, key: str) -> dict[int, tuple[str, ...
     found = {}
     for name, data in root_chain(workspace, 1).items():
         root = parse_root(data).signed
-        ids = {one.keyid for one in root.keys.values() if key in (name_of(one), one.keyid)}
+        ids = {one.keyid for one in root.keys.values() if _is_called(one, key)}
         roles = tuple(role for role, (tuf_role, *_) in ROLES.items() if ids & set(root.roles[tuf_role].keyids))
         if roles:
             found[int(name.partition(".")[0])] = roles
@@ -239,11 +265,16 @@ def check_no_draft(workspace: Workspace) -> None:
 def _find_listed(root: Root, key: str, roles: Sequence[str]) -> str:
     """The id of a key by name or id, among those that some role lists."""
     listed = {key_id for role in roles for tuf_role in ROLES[role] for key_id in root.roles[tuf_role].keyids}
-    found = [key_id for key_id in listed if key in (name_of(root.keys[key_id]), key_id)]
+    found = [key_id for key_id in listed if _is_called(root.keys[key_id], key)]
     if len(found) != 1:
         known = ", ".join(sorted(name_of(root.keys[key_id]) for key_id in listed))
         raise UsageError(f"no key {key} in role {' or '.join(roles)}; its keys are {known}")
     return found[0]
+
+
+def _is_called(key: Key, words: str) -> bool:
+    """Whether a person means this key, by its name or by at least the beginning of its id that is shown."""
+    return words == name_of(key) or (len(words) >= SHOWN_ID and key.keyid.startswith(words))
 
 
 def _check_quorum(root: Root, role: str) -> None:
@@ -295,11 +326,6 @@ def _missing(metadata: Metadata[Root], roots: Sequence[Root]) -> tuple[str, ...]
                 f"{role.threshold - len(found)} of the {role.threshold} signatures that role root needs ({others})"
             )
     return tuple(dict.fromkeys(words))  # the keys before and after are often the same
-
-
-def _read_draft(workspace: Workspace) -> Metadata[Root] | None:
-    path = _draft_path(workspace)
-    return parse(disk.read_bounded(path, _MAX_ROOT_BYTES), Root, str(path)) if path.exists() else None
 
 
 def _draft_path(workspace: Workspace) -> Path:

@@ -87,7 +87,9 @@ def remove_tree(path: Path) -> None:
 
 
 def read_bounded(path: Path, at_most: int) -> bytes:
-    """A whole file of at most so many bytes."""
+    """A whole regular file of at most so many bytes; a pipe could keep its reader for ever."""
+    if path.exists() and not path.is_file():
+        raise AxleboxError(f"{path} is not a regular file")
     try:
         with open(path, "rb") as file:
             data = file.read(at_most + 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -34,7 +37,7 @@ class TooFewSignatures(AxleboxError):
     """Signers are unknown, or fewer signed than the role asks for."""
 
     exit_code = 11
-    advice = "check that bundle and vehicle belong to the same fleet"
+    advice = "ask for a newer bundle of this fleet, approved by enough people"
 
 
 class Damaged(AxleboxError):
@@ -121,3 +124,12 @@ class GateFailed(AxleboxError):
     """A quality gate (parity, threshold target) stopped an export."""
 
     exit_code = 50
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Say in a refusal which file it is about."""
+    try:
+        yield
+    except AxleboxError as error:
+        raise type(error)(f"{file.name}: {error}") from error

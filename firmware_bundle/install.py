@@ -28,6 +28,7 @@ from axlebox.firmware_bundle.errors import (
     FallbackFailed,
     PreflightFailed,
     UsageError,
+    naming,
 )
 from axlebox.firmware_bundle.manifest import Identifier, decode, encode
 from axlebox.firmware_bundle.receipts import LOG, OLD_LOG, Action, Draft
@@ -187,7 +188,8 @@ class Vehicle:
     ) -> Bundle:
         data = self._take_copy(source)
         say("[1/5] space OK, copy OK")
-        bundle = self.verify(data, runtime, now)
+        with naming(source):
+            bundle = self.verify(data, runtime, now)
         receipt.about(bundle.label, bundle.digest)
         for warning in bundle.warnings:
             say(f"      note: {warning}")

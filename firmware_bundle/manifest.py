@@ -29,6 +29,7 @@ FileName = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f/]{1,255}$(?!\n)")
 Count = Annotated[int, Meta(ge=0)]
 Span = Annotated[float, Meta(gt=0)]
 Positive = Annotated[int, Meta(ge=1)]
+Sequence = Annotated[int, Meta(ge=0, le=999_999_999)]
 
 
 class Kind(Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,12 +146,12 @@ class Lineage(Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     format: Positive
     name: BundleName
-    version: Positive
+    version: Annotated[int, Meta(ge=1, le=999_999_999)]
     hardware: tuple[Identifier, ...]
     """Hardware ids that the release is for; `any` matches all."""
     vehicles: tuple[Identifier, ...]
     """Vehicle ids that the release is for; none named: all of the hardware."""
-    min_sequence: Count
+    min_sequence: Sequence
     """Releases below this version may never run again, not even as a fallback."""
     min_runtime: Version
     """Oldest runtime version that can run this release, as in 1.2.3."""

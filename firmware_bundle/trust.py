@@ -39,6 +39,10 @@ GOLDEN: Final = "golden.json"
 RELEASE_FIELD: Final = "x-axlebox"
 """The member of the signed part of targets.json that holds our own `ReleaseRecord`."""
 
+MAX_MANIFEST_BYTES = 1024 * 1024
+MAX_GOLDEN_BYTES = 2 * 1024 * 1024
+"""What is parsed takes many times its size in memory."""
+
 _ROOT_NAME = re.compile(r"([1-9][0-9]{0,4})\.root\.json")
 _METADATA_NAMES = frozenset({"timestamp.json", "snapshot.json", "targets.json"})
 _SLOT_NAMES = frozenset({RECORD, NEWEST_ROOT})
@@ -290,6 +294,9 @@ def _check_roots(members: Mapping[str, bytes], names: Set[str], record: ReleaseR
 def _manifest(signed: _Signed, runtime: Runtime | None) -> Manifest:
     if MANIFEST not in signed.files or GOLDEN not in signed.files:
         raise Malformed(f"{MANIFEST} or {GOLDEN} is missing")
+    for name, at_most in ((MANIFEST, MAX_MANIFEST_BYTES), (GOLDEN, MAX_GOLDEN_BYTES)):
+        if len(signed.files[name]) > at_most:
+            raise Malformed(f"{name} has {len(signed.files[name])} bytes, at most {at_most} are allowed")
     manifest = read_manifest(signed.files[MANIFEST], runtime)
     if manifest.version != signed.targets.signed.version:
         raise Damaged(f"{MANIFEST} is of release {manifest.version}, targets.json of {signed.targets.signed.version}")

@@ -66,7 +66,7 @@ def show(record: Mapping[str, Any], as_json: bool, *lines: str) -> None:
         click.echo(json.dumps(record, default=str))
     else:
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of words.")
@@ -88,14 +88,14 @@ def run_program(group: click.Group, name: str) -> NoReturn:
         if debug:
             traceback.print_exc()
         message, exit_code = _explain(error) or (_report_bug(name, debug), BUG)
-        click.echo(f"{name}: {_one_line(message)}", err=True)
+        click.echo(f"{name}: {printable(' '.join(message.split()))}", err=True)
         sys.exit(exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _one_line(message: str) -> str:
-    """Errors quote what was found, which a hostile sender chose: it must not move the terminal's cursor."""
-    return "".join(one if one.isprintable() else "?" for one in " ".join(message.split()))
+def printable(text: str) -> str:
+    """Text of other people's making, which must not move the terminal's cursor; line ends stay."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:

@@ -11,7 +11,7 @@ import msgspec
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
-from axlebox.firmware_bundle.errors import AlreadyInstalled, AxleboxError, Damaged, PreflightFailed, UsageError
+from axlebox.firmware_bundle.errors import AlreadyInstalled, AxleboxError, Damaged, PreflightFailed, UsageError, naming
 from axlebox.firmware_bundle.install import Identity, Vehicle, find_bundle
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.slots import Release, open_slot
@@ -66,7 +66,9 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
 @json_option
 def verify(bundle: Path, data: Path, as_json: bool) -> None:
     """Check BUNDLE (or the one bundle in a folder) as `install` would; 0 also for the installed one."""
-    found = Vehicle.open(data).verify(disk.read_bounded(find_bundle(bundle), MAX_CONTAINER_BYTES), RUNTIME, _now())
+    vehicle, source = Vehicle.open(data), find_bundle(bundle)
+    with naming(source):
+        found = vehicle.verify(disk.read_bounded(source, MAX_CONTAINER_BYTES), RUNTIME, _now())
     show(found.facts(), as_json, found.verdict(), *(f"note: {warning}" for warning in found.warnings))
 
 
@@ -99,7 +101,8 @@ def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
         found = vehicle.install(source, run_apart, RUNTIME, _now(), say)
     except AxleboxError as error:
         if not isinstance(error, AlreadyInstalled):
-            say(f"FAIL {error.exit_code}  Nothing changed: {now_running} stays. DO: {error.advice}")
+            stays = f": {running.label} stays" if isinstance(running, Release) else ""
+            say(f"FAIL {error.exit_code}  Nothing changed{stays}. DO: {error.advice}")
         raise
     show(
         found.facts(),

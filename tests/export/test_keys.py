@@ -30,6 +30,7 @@ from axlebox.runtime.commandline import run_program
 from axlebox.training.workspace import Workspace, init_workspace
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
+RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 class Fleet:
@@ -75,12 +76,12 @@ class Fleet:
         roots = [word for name in ("ann", "bob", "cyd") for word in ("--root", name)]
         return self.ok("keys", "init", *roots, *[w for name in ("dan", "eve", "fay") for w in ("--targets", name)])
 
-    def release(self, *names: str, oldest_root: int = 1) -> Path:
+    def release(self, *names: str, oldest_root: int = 1, released: datetime = RELEASED) -> Path:
         """A small bundle, signed as `axlebox export` signs, with these keys beside those in keys/."""
         workspace = Workspace(self.folder)
         signers = load_signers(workspace, [str(self.key(name)) for name in names], ask_secret)
         files = {**self.world.files(self.world.manifest()), "model.onnx": self.world.tiny_model}
-        time = ReleaseTime(NOW, NOW + timedelta(days=365))
+        time = ReleaseTime(released, released + timedelta(days=3650))
         roots = root_chain(workspace, oldest_root)
         self.bundle.write_bytes(build_bundle(files, roots, 1, time, signers))
         return self.bundle
@@ -165,7 +166,7 @@ def test_a_key_file_is_never_written_over(fleet: Fleet) -> None:
 def test_holders_sign_one_at_a_time_and_the_root_waits_for_the_last(fleet: Fleet) -> None:
     said = fleet.draft()
     assert "missing 2 of the 2 signatures that role root needs (ann, bob, cyd)" in said
-    with pytest.raises(PreflightFailed, match="no root of trust yet"):
+    with pytest.raises(PreflightFailed, match="a draft that lacks signatures"):
         fleet.release()
     said = fleet.ok("keys", "sign", "--key", fleet.key("ann"))
     assert "missing 1 of the 2 signatures that role root needs (bob, cyd)" in said
@@ -182,12 +183,105 @@ def test_a_holder_reads_what_the_draft_changes_before_signing(fleet: Fleet) -> N
         fleet.ok("keys", "sign", "--key", fleet.key(name))
     fleet.ok("keys", "rotate", "targets", "dan", f"gil={fleet.key('gil')}")
     changes = json.loads(fleet.ok("keys", "list", "--json"))["draft"]
-    assert changes[0] == "root     no change; needs 2 of 3" and changes[2] == "build    no change; needs 1 of 1"
-    assert changes[1].startswith("targets  + gil ") and ", - dan " in changes[1]
+    assert changes[1] == "root     no change; needs 2 of 3" and changes[3] == "build    no change; needs 1 of 1"
+    assert changes[2].startswith("targets  + gil ") and ", - dan " in changes[2]
     draft = Metadata.from_file(str(fleet.folder / "trust" / "draft.root.json"))
     draft.signed.roles["targets"].threshold = 1
     (fleet.folder / "trust" / "draft.root.json").write_bytes(serialise(draft))
     assert "needs 1 of 3, before 2" in fleet.ok("keys", "sign", "--key", fleet.key("ann"))
+
+
+def swap_public(plain: Any, name: str, other: str) -> None:
+    """Another key under a known id and name, wherever the plain data holds it."""
+    if isinstance(plain, dict):
+        if plain.get("x-axlebox-name") == name:
+            plain["keyval"]["public"] = other
+        for inner in plain.values():
+            swap_public(inner, name, other)
+
+
+def test_another_key_under_a_known_id_is_found_out(fleet: Fleet) -> None:
+    """Ids are what people compare: in the draft that a holder signs, and in the public keys of a ceremony."""
+    other = "ab" * 32
+    fleet.draft()
+    draft, dan = fleet.folder / "trust" / "draft.root.json", fleet.folder / "trust" / "keys" / "dan.json"
+    for path, words in (
+        (draft, ["keys", "sign", "--key", fleet.key("ann")]),
+        (draft, ["keys", "list"]),
+        (dan, ["keys", "init", *fleet.named("--root", "x", "y"), "--targets", "dan", "--targets", "eve"]),
+    ):
+        before = path.read_bytes()
+        plain = json.loads(before)
+        swap_public(plain, "dan", other)
+        path.write_text(json.dumps(plain, indent=1, sort_keys=True, separators=(",", ": ")))
+        if path == dan:
+            draft.unlink()
+        done = fleet(*words)
+        assert done.returncode == 15 and "not the digest of its key" in done.stderr, done.stderr
+        path.write_bytes(before)
+
+
+def test_a_draft_is_the_next_version_and_its_end_is_shown(fleet: Fleet) -> None:
+    fleet.draft()
+    path = fleet.folder / "trust" / "draft.root.json"
+    draft = Metadata.from_file(str(path))
+    assert f"root 1, good until {draft.signed.expires:%Y-%m-%d}" in fleet.ok("keys", "list")
+    draft.signed.version = 50
+    path.write_bytes(serialise(draft))
+    done = fleet("keys", "sign", "--key", fleet.key("ann"))
+    assert done.returncode == 15 and "is version 50, expected 1" in done.stderr
+
+
+def test_one_key_does_not_count_twice_in_a_role(fleet: Fleet) -> None:
+    fleet.ok("keys", "new", "bob", fleet.key("bob"))
+    fleet.ok("keys", "new", "bobx", fleet.key("bob"))
+    twice = ["--root", "bob", "--root", "bobx", *fleet.named("--targets", "dan", "eve")]
+    done = fleet("keys", "init", *twice)
+    assert done.returncode == 2 and "one key under two names" in done.stderr
+    shutil.rmtree(fleet.folder / "trust")
+    shutil.rmtree(fleet.holders)
+    fleet.ceremony()
+    done = fleet("keys", "rotate", "targets", "dan", "eve", "--key", fleet.key("ann"), "--key", fleet.key("bob"))
+    assert done.returncode == 2 and "eve has role targets already" in done.stderr
+
+
+def test_a_key_may_be_named_by_the_id_that_is_shown_and_a_build_key_lies_beside_the_old_one(fleet: Fleet) -> None:
+    fleet.ceremony()
+    keys = ["--key", fleet.key("ann"), "--key", fleet.key("bob")]
+    fleet.ok("keys", "rotate", "build", "build", f"build2={fleet.folder / 'keys' / 'build2.pem'}", *keys)
+    shown = next(line.split()[2] for line in fleet.ok("keys", "list").splitlines() if " dan " in line)
+    assert len(shown) == 16
+    assert "root 1 trusts" in fleet.ok("keys", "revoke", shown, *keys)
+
+
+def test_only_the_bundle_that_was_looked_at_is_approved(fleet: Fleet) -> None:
+    fleet.ceremony()
+    fleet.release()
+    digest = json.loads(fleet.ok("inspect", fleet.bundle, "--json"))["digest"]
+    before = fleet.bundle.read_bytes()
+    done = fleet("approve", fleet.bundle, "--key", fleet.key("dan"), "--digest", "0" * 16)
+    assert done.returncode == 12 and fleet.bundle.read_bytes() == before
+    said = fleet.ok("approve", fleet.bundle, "--key", fleet.key("dan"), "--digest", digest[:16])
+    assert f"signed digest {digest}" in said
+
+
+def test_a_release_from_the_future_is_not_approved(fleet: Fleet) -> None:
+    """A vehicle that confirmed it would take its time for surely past, and refuse what comes next."""
+    fleet.ceremony()
+    fleet.release(released=datetime(2047, 1, 1, tzinfo=UTC))
+    done = fleet("approve", fleet.bundle, "--key", fleet.key("dan"))
+    assert done.returncode == 2 and "released on 2047-01-01" in done.stderr
+
+
+def test_an_older_release_is_compared_under_the_root_of_its_time(fleet: Fleet) -> None:
+    fleet.ceremony()
+    old = fleet.release("dan", "eve").rename(fleet.folder / "old.axb")
+    keys = ["--key", fleet.key("ann"), "--key", fleet.key("bob")]
+    fleet.ok("keys", "revoke", "dan", "--replace", f"gil={fleet.key('gil')}", *keys)
+    fleet.release("gil", "eve")
+    assert "signers    targets: dan, eve -> eve, gil" in fleet.ok("diff", old, fleet.bundle)
+    done = fleet("verify", old)
+    assert done.returncode == 11 and done.stderr.startswith("axlebox: old.axb: ")
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"{", lambda data: data.replace(b'"version": 1', b'"version": -1')])
