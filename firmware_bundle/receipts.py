@@ -7,8 +7,9 @@ newest lines, or all of them, looks like a younger one: only whoever noted a lat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import BadSignature, Damaged
+from axlebox.firmware_bundle.errors import BadSignature, Damaged, Malformed
 from axlebox.firmware_bundle.manifest import Count, Sha256, decode
 
 LOG, OLD_LOG = "receipts.log", "receipts.old.log"
@@ -90,11 +91,8 @@ class _Line(Struct, frozen=True, forbid_unknown_fields=True):
 def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
     """Add a receipt, durably, with its number and the digest of the line before; returns it so."""
     lines = _raw_lines(data / LOG) or _raw_lines(data / OLD_LOG)
-    number, previous = 1, _FIRST
-    if lines:
-        number = decode(lines[-1], _Line, LOG).receipt.number + 1
-        previous = hashlib.sha256(lines[-1]).hexdigest()
-    receipt = msgspec.structs.replace(receipt, number=number, previous=previous)
+    previous = hashlib.sha256(lines[-1]).hexdigest() if lines else _FIRST
+    receipt = msgspec.structs.replace(receipt, number=_next_number(lines), previous=previous)
     signature = None
     if signed:
         from axlebox.firmware_bundle.vehicle_key import sign
@@ -102,6 +100,14 @@ def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
         signature = sign(data, msgspec.json.encode(receipt))
     disk.append_line(data / LOG, msgspec.json.encode(_Line(receipt, signature)), MAX_LOG_BYTES, data / OLD_LOG)
     return receipt
+
+
+def _next_number(lines: Sequence[bytes]) -> int:
+    """One above the last line's; lines that wore out are counted, else one of them would end all receipts."""
+    for behind, raw in enumerate(reversed(lines), 1):
+        with contextlib.suppress(Malformed):
+            return decode(raw, _Line, LOG).receipt.number + behind
+    return len(lines) + 1
 
 
 def read(data: Path, public: bytes) -> Iterator[Receipt]:

@@ -168,6 +168,21 @@ def test_a_line_that_a_power_cut_tore_is_cut_off_and_the_next_receipt_follows(bo
     assert box.log.read_bytes().count(b"\n") == 2
 
 
+@pytest.mark.parametrize("worn", [(1,), (2,), (1, 2)], ids=["first", "last", "both"])
+def test_a_worn_line_is_damage_and_does_not_end_all_receipts(box: Box, worn: tuple[int, ...]) -> None:
+    box.install(1)
+    box.install(2)
+    lines = box.log.read_bytes().splitlines()
+    box.log.write_bytes(
+        b"".join(b"\xff" + raw[1:] + b"\n" if number in worn else raw + b"\n" for number, raw in enumerate(lines, 1))
+    )
+    box.install(3)
+    last = json.loads(box.log.read_bytes().splitlines()[-1])["receipt"]
+    assert (last["number"], last["release"]) == (3, "bearing-temp 3")
+    with pytest.raises(Malformed):
+        box.read()
+
+
 def test_the_log_is_bounded_and_its_chain_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MAX_LOG_BYTES", 1500)
     for version in range(1, 12):
