@@ -367,6 +367,12 @@ ATTACKS: dict[str, Attack] = {
         20,
         "has format 2",
     ),
+    "a field of a newer runtime": (
+        _manifest(lambda plain: plain.update(min_runtime="0.2.0", more="unknown")),
+        errors.RuntimeTooOld,
+        20,
+        "needs runtime 0.2.0",
+    ),
     "a feature set of a newer runtime": (
         _manifest(lambda plain: plain["detectors"][0]["features"].update(version=2)),
         errors.RuntimeTooOld,
@@ -522,9 +528,23 @@ def test_a_clock_at_1970_is_accepted_with_a_warning_beside_a_stored_time_floor(y
         assert bundle.warnings == (expected,)
 
 
+def test_a_clock_at_1970_installs_beside_a_stored_time_floor_and_says_so(yard: Yard) -> None:
+    said: list[str] = []
+    path = yard.write(yard.bundle(released=RELEASED - timedelta(days=9)))
+    yard.vehicle.install(path, _passed, RUNTIME, datetime(1970, 1, 2, tzinfo=UTC), said.append)
+    assert "      note: the clock says 1970-01-02, and 2026-03-01 is surely past; it is not trusted" in said
+    assert yard.vehicle.start().manifest.version == 6
+    assert [(one.code, one.clock_trusted) for one in yard.receipts()[-1:]] == [(0, False)]
+
+
 def test_a_clock_in_2100_is_refused_in_words_that_name_the_clock(yard: Yard) -> None:
-    with pytest.raises(errors.Expired, match="the clock says 2100-01-01: if the clock is wrong, set it"):
-        yard.vehicle.verify(yard.bundle(), RUNTIME, datetime(2100, 1, 1, tzinfo=UTC))
+    path = yard.write(yard.bundle())
+    before = yard.picture()
+    with pytest.raises(errors.Expired, match="the clock says 2100-01-01: if the clock is wrong, set it") as refusal:
+        yard.vehicle.install(path, _never, RUNTIME, datetime(2100, 1, 1, tzinfo=UTC), print)
+    assert refusal.value.exit_code == 14
+    assert yard.picture() == before
+    assert yard.vehicle.install(path, _passed, RUNTIME, NOW, print).manifest.version == 6
 
 
 def test_a_model_swapped_in_a_slot_never_starts(yard: Yard) -> None:

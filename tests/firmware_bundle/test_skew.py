@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, RuntimeTooOld
 from axlebox.firmware_bundle.manifest import FORMAT, FeatureSet, Manifest, encode
 from axlebox.firmware_bundle.skew import Runtime, check_runtime, check_version, read_manifest
+from axlebox.firmware_bundle.trust import verify
 
 RUNTIME = Runtime("0.1.0", frozenset({("value", 1), ("streaming", 2)}))
 
@@ -65,6 +67,16 @@ def test_a_release_that_was_proved_on_another_runtime_is_accepted_with_a_note(
     found = check_runtime(world.manifest(proved_on={"axlebox": proved}), RUNTIME)
     assert len(found) == notes
     assert all(proved in note and "the self-test decides" in note for note in found)
+
+
+def test_a_bundle_that_was_proved_on_another_runtime_is_good_and_its_warnings_say_so(world: Any) -> None:
+    def verified(proved: str) -> tuple[str, ...]:
+        files = {**world.files(world.manifest(proved_on={"axlebox": proved})), "model.onnx": world.tiny_model}
+        data, now = world.bundle(files=files), datetime(2026, 4, 1, tzinfo=UTC)
+        return verify(data, world.root(), now, 0, "any", None, runtime=RUNTIME).warnings
+
+    assert verified("0.1.0") == ()
+    assert verified("0.2.0") == ("proved on runtime 0.2.0, this is 0.1.0: the self-test decides",)
 
 
 @pytest.mark.parametrize("needed", ["0.1.0.1", "0.2", "1", "0.10.0"])
