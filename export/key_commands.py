@@ -173,11 +173,11 @@ def keys_rotate(role: str, old: str, new: str, places: tuple[str, ...], passphra
     `axlebox keys sign`. Vehicles follow it with the next bundle.
     """
     from axlebox.export.keys import find_key, load_signer, parse_source
-    from axlebox.export.roots import check_no_draft, rotate
+    from axlebox.export.roots import check_change, rotate
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    check_no_draft(workspace)  # before any key is made
+    check_change(workspace, old, (role,))  # before any key is made
     signers = [load_signer(place, ask_secret) for place in places]
     into = find_key(workspace, parse_source(new), passphrase, ask_secret, alone=role != "build")
     _show_root(rotate(workspace, role, old, into, signers, datetime.now(UTC)), as_json)
@@ -192,11 +192,11 @@ def keys_rotate(role: str, old: str, new: str, places: tuple[str, ...], passphra
 def keys_revoke(key_name: str, replace: str | None, places: tuple[str, ...], passphrase: bool, as_json: bool) -> None:
     """Take every role from KEY (a name or an id), and say which vehicles would still trust it."""
     from axlebox.export.keys import find_key, load_signer, parse_source
-    from axlebox.export.roots import check_no_draft, revoke, roots_that_trust
+    from axlebox.export.roots import check_change, revoke, roots_that_trust
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    check_no_draft(workspace)  # before any key is made
+    check_change(workspace, key_name)  # before any key is made
     signers = [load_signer(place, ask_secret) for place in places]
     into = None if replace is None else find_key(workspace, parse_source(replace), passphrase, ask_secret)
     trusting = roots_that_trust(workspace, key_name)

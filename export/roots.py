@@ -114,6 +114,7 @@ def rotate(
     workspace: Workspace, role: str, out: str, into: NamedKey, signers: Sequence[Signer], now: datetime
 ) -> RootState:
     """Draft the next root, in which one key of a role has taken another's place."""
+    check_change(workspace, out, (role,))
     root = _next_root(workspace, now)
     key_id = _find_listed(root, out, (role,))
     for tuf_role in ROLES[role]:
@@ -129,6 +130,7 @@ def revoke(
     workspace: Workspace, out: str, into: NamedKey | None, signers: Sequence[Signer], now: datetime
 ) -> RootState:
     """Draft the next root, in which a key has no role any more; `into` takes its place."""
+    check_change(workspace, out)
     root = _next_root(workspace, now)
     key_id = _find_listed(root, out, tuple(ROLES))
     for role, tuf_roles in ROLES.items():
@@ -248,18 +250,23 @@ def check_new(workspace: Workspace) -> None:
 
 def _next_root(workspace: Workspace, now: datetime) -> Root:
     root = parse_root(read_root(workspace)).signed
-    check_no_draft(workspace)
     root.version += 1
     root.expires = expiry(now, _ROOT_YEARS)
     return root
 
 
-def check_no_draft(workspace: Workspace) -> None:
-    """Raise UsageError where a draft waits: a second one would take the first one's place."""
-    if _draft_path(workspace).exists():
+def check_change(workspace: Workspace, out: str, roles: Sequence[str] = tuple(ROLES)) -> None:
+    """Raise UsageError where no next root can be drafted in which the key `out` has lost one of these roles."""
+    if has_draft(workspace):  # a second one would take the first one's place
         raise UsageError(
             f"{_draft_path(workspace)} waits for signatures. DO: axlebox keys sign, or remove it to give it up"
         )
+    try:
+        _find_listed(parse_root(read_root(workspace)).signed, out, roles)
+    except UsageError as error:
+        trusting = ", ".join(map(str, roots_that_trust(workspace, out)))
+        still = f"; vehicles that hold root {trusting} still trust {out}" if trusting else ""
+        raise UsageError(f"{error}{still}") from error
 
 
 def _find_listed(root: Root, key: str, roles: Sequence[str]) -> str:

@@ -125,10 +125,11 @@ class TufClient:
         for metadata in held:
             if metadata is not None and metadata.signed.is_expired(reference_time):
                 name = "the root" if metadata is self.root else f"{metadata.signed.type}.json"
+                says = clock or reference_time
+                past = f" ({reference_time:%Y-%m-%d} is surely past)" if says < reference_time else ""
                 raise Expired(
-                    f"{name} expired on {metadata.signed.expires:%Y-%m-%d}, and the clock says "
-                    f"{clock or reference_time:%Y-%m-%d}: if the clock is wrong, set it; if not, a newer bundle is "
-                    "needed"
+                    f"{name} expired on {metadata.signed.expires:%Y-%m-%d}, and the clock says {says:%Y-%m-%d}{past}: "
+                    "if the clock is wrong, set it; if not, a newer bundle is needed"
                 )
 
     def _signed(self, data: bytes, kind: type[S]) -> Metadata[S]:

@@ -406,6 +406,10 @@ def test_a_revoked_key_is_refused_and_the_roots_that_still_trust_it_are_named(fl
         fleet.accepted_by(fleet.root)
     with pytest.raises(UsageError, match="no role targets or build"):
         fleet.release("dan")
+    done = fleet("keys", "revoke", "dan", *keys)
+    assert done.returncode == 2 and "vehicles that hold root 1, 2 still trust dan" in done.stderr
+    done = fleet("keys", "rotate", "targets", "nobody", f"new={fleet.key('new')}", *keys)
+    assert done.returncode == 2 and not fleet.key("new").exists()
 
 
 def test_a_revocation_that_leaves_too_few_keys_is_refused(fleet: Fleet) -> None:
