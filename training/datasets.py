@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ class _OneFile(AbstractDataset[Any, Any]):
         self._write(part, data)
         os.replace(part, self._path)
 
+    @abstractmethod
     def _read(self, path: Path) -> Any:
-        raise NotImplementedError
+        """What a file that is there holds."""
 
+    @abstractmethod
     def _write(self, path: Path, data: Any) -> None:
-        raise NotImplementedError
+        """Write a file whose name is not its final one yet."""
 
     def _exists(self) -> bool:
         return self._path.exists()
