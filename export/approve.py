@@ -9,7 +9,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, Root
 
-from axlebox.export.keys import add_signature, name_of
+from axlebox.export.keys import SHOWN_ID, add_signature, name_of
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES, pack, unpack
 from axlebox.firmware_bundle.errors import Damaged, TooFewSignatures, UsageError
@@ -39,7 +39,9 @@ def approve(path: Path, trust: bytes, signer: Signer, now: datetime, digest: str
     root = parse_root(found.root).signed
     key_id = signer.public_key.keyid
     if key_id not in root.roles["targets"].keyids:
-        raise TooFewSignatures(f"key {key_id[:16]} has no role targets under root {root.version}; nothing was signed")
+        raise TooFewSignatures(
+            f"key {key_id[:SHOWN_ID]} has no role targets under root {root.version}; nothing was signed"
+        )
     if key_id in found.signed_by:
         raise UsageError(f"{name_of(root.keys[key_id])} has signed {path} already; nothing changed")
     members = unpack(data)

@@ -56,12 +56,19 @@ class Exported:
 
 
 def release_time() -> datetime:
-    """SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), else now; whole seconds, UTC."""
+    """SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), else now; whole seconds, UTC.
+
+    Raises UsageError where it is no time, or one in the future.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.now(UTC).replace(microsecond=0)
     try:
-        return datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC).replace(microsecond=0)
+        released = datetime.fromtimestamp(int(given), UTC) if given else now
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
+    if released > now + CLOCK_MARGIN:
+        raise UsageError(f"the release time {released:%Y-%m-%d} lies in the future; nothing was exported")
+    return released
 
 
 def export_run(
@@ -101,8 +108,6 @@ def export_run(
         files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), spec.model: model}
         files |= evidence(manifest, files, record.evaluation)
         released = release_time()
-        if released > datetime.now(UTC) + CLOCK_MARGIN:
-            raise UsageError(f"the release time {released:%Y-%m-%d} lies in the future; nothing was exported")
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         roots = root_chain(workspace, settings.oldest_root)
         data = build_bundle(files, roots, version, time, signers)

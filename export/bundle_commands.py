@@ -8,15 +8,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from axlebox.export.key_commands import ask_secret, key_option
+from axlebox.export.key_commands import BUNDLE_FILE, ask_secret, key_option, trust_option
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import ANY_HARDWARE
 from axlebox.runtime.commandline import json_option, printable, show
-
-_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-trust_option = click.option(
-    "--trust", type=_file, help="The root of trust; by default trust/root.json of the workspace around this folder."
-)
 
 
 @click.command()
@@ -61,7 +56,7 @@ def export(run: str | None, places: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=_file)
+@click.argument("bundle", type=BUNDLE_FILE)
 @trust_option
 @click.option("--hardware", default=ANY_HARDWARE, show_default=True, help="Hardware id to check for.")
 @click.option("--vehicle", help="Vehicle id to check for; without it the bundle may be for any vehicle.")
@@ -75,7 +70,7 @@ def verify(bundle: Path, trust: Path | None, hardware: str, vehicle: str | None,
 
 
 @click.command()
-@click.argument("bundle", type=_file)
+@click.argument("bundle", type=BUNDLE_FILE)
 @trust_option
 @click.option(
     "--show",
@@ -105,9 +100,9 @@ def inspect(bundle: Path, trust: Path | None, member: str | None, as_json: bool)
 
 
 @click.command()
-@click.argument("before", metavar="A.axb", type=_file)
-@click.argument("after", metavar="B.axb", type=_file)
-@click.option("--readings", type=_file, help="Readings to compare the flags of both on.")
+@click.argument("before", metavar="A.axb", type=BUNDLE_FILE)
+@click.argument("after", metavar="B.axb", type=BUNDLE_FILE)
+@click.option("--readings", type=BUNDLE_FILE, help="Readings to compare the flags of both on.")
 @trust_option
 @json_option
 def diff(before: Path, after: Path, readings: Path | None, trust: Path | None, as_json: bool) -> None:
@@ -126,8 +121,8 @@ def diff(before: Path, after: Path, readings: Path | None, trust: Path | None, a
 
 
 @click.command()
-@click.argument("bundle", type=_file)
-@click.argument("readings", type=_file)
+@click.argument("bundle", type=BUNDLE_FILE)
+@click.argument("readings", type=BUNDLE_FILE)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="CSV to write.")
 @trust_option
 @json_option

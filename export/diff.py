@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,15 @@ from msgspec import Struct
 
 from axlebox.export.approve import signer_names
 from axlebox.export.evidence import SBOM
+from axlebox.export.score import replay
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import decode
-from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Proposal
-from axlebox.runtime.detector import INVALID, monitor_release
-from axlebox.runtime.readings import LineReader, format_time
-from axlebox.runtime.sources import read_lines
+from axlebox.runtime.detector import INVALID
+from axlebox.runtime.readings import format_time
 
 _MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10
-_BATCH_LINES = 8192
 _CHANGES_EVERY_TIME = ("version", "lineage.run", "lineage.code.commit")
 """Fields that say which release it is, told in the first line and not as differences."""
 
@@ -161,17 +158,12 @@ def _flag_changes(before: Proposal, after: Proposal, readings: Path) -> FlagChan
 
 
 def _flags(proposal: Proposal, readings: Path) -> tuple[int, dict[int, str]]:
-    """How many readings a file has, and those that a release flags, by line, by the vehicle's own code."""
-    release = make_release(proposal.digest, proposal.released, proposal.root_version, proposal.members)
-    monitor = monitor_release(release)
-    reader = LineReader(release.manifest.contract.only_sensor())
-    lines = read_lines(readings)
+    """How many readings a file has, and those that a release flags, by line."""
     count, flagged = 0, {}
-    while batch := list(islice(lines, _BATCH_LINES)):
-        for outcome in monitor.process(reader.read(batch)):
-            count += outcome.status != INVALID
-            if outcome.flag and outcome.time is not None:
-                flagged[outcome.line] = f"{format_time(outcome.time)} {outcome.sensor} {outcome.value}"
+    for outcome in replay(proposal, readings):
+        count += outcome.status != INVALID
+        if outcome.flag and outcome.time is not None:
+            flagged[outcome.line] = f"{format_time(outcome.time)} {outcome.sensor} {outcome.value}"
     if not count:
         raise Malformed(f"{readings}: no reading found")
     return count, flagged

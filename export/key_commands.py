@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _DEFAULT_NEEDED = 2
 _PASSPHRASE, _PIN = "AXLEBOX_PASSPHRASE", "AXLEBOX_PIN"
 
+BUNDLE_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+trust_option = click.option(
+    "--trust",
+    type=BUNDLE_FILE,
+    help="The root of trust; by default trust/root.json of the workspace around this folder.",
+)
 key_option = click.option(
     "--key",
     "places",
@@ -57,7 +63,7 @@ def keys_new(name: str, place: str, passphrase: bool, as_json: bool) -> None:
     The public half goes to trust/keys/NAME.json, which is committed. FILE must lie in a folder
     without another private key.
     """
-    from axlebox.export.keys import KeySource, find_key, parse_source
+    from axlebox.export.keys import SHOWN_ID, KeySource, find_key, parse_source
     from axlebox.training.workspace import find_workspace
 
     source = KeySource(parse_source(name).name, place)
@@ -65,7 +71,7 @@ def keys_new(name: str, place: str, passphrase: bool, as_json: bool) -> None:
     show(
         {"name": name, "key": found.public.keyid, "scheme": found.public.scheme, "private": place},
         as_json,
-        f"key {name} {found.public.keyid[:16]} ({found.public.scheme}), private half in {place}",
+        f"key {name} {found.public.keyid[:SHOWN_ID]} ({found.public.scheme}), private half in {place}",
     )
 
 
@@ -212,6 +218,7 @@ def keys_revoke(key_name: str, replace: str | None, places: tuple[str, ...], pas
 @json_option
 def keys_list(as_json: bool) -> None:
     """The keys that the root of trust lists, which of them are at hand, and what a draft would change."""
+    from axlebox.export.keys import SHOWN_ID
     from axlebox.export.roots import draft_changes, has_draft, list_keys, read_draft
     from axlebox.training.workspace import find_workspace
 
@@ -230,7 +237,8 @@ def keys_list(as_json: bool) -> None:
         for one in found
     ]
     lines = [
-        f"{one.role:8} {one.name:16} {one.key_id[:16]}  {one.scheme:22} needs {one.needed}  {one.file or 'not here'}"
+        f"{one.role:8} {one.name:16} {one.key_id[:SHOWN_ID]}  {one.scheme:22} needs {one.needed}  "
+        f"{one.file or 'not here'}"
         for one in found
     ]
     draft = ["the draft, which waits for signatures:", *changes] if changes else []
@@ -249,15 +257,11 @@ def _show_root(state: RootState, as_json: bool, *lines: str, **more: object) -> 
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("bundle", type=BUNDLE_FILE)
 @click.option(
     "--key", "place", required=True, metavar="FILE|URI", help="A targets key: a file, or hsm:KEYID?label=TOKEN."
 )
-@click.option(
-    "--trust",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The root of trust; by default trust/root.json of the workspace around this folder.",
-)
+@trust_option
 @click.option("--digest", help="The digest that `inspect` showed you, or its beginning: another bundle is refused.")
 @json_option
 def approve(bundle: Path, place: str, trust: Path | None, digest: str | None, as_json: bool) -> None:

@@ -38,6 +38,9 @@ from axlebox.training.workspace import Workspace
 NAME_FIELD = "x-axlebox-name"
 """The field of a key, in a root and in trust/keys, that says by which name people call it."""
 
+SHOWN_ID = 16
+"""Digits of a key's id that people are shown, and by which they may name it."""
+
 MAX_KEY_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PRIVATE_MARK = b"PRIVATE KEY-----"
@@ -144,7 +147,7 @@ def add_signature(metadata: Metadata[Any], signer: Signer) -> None:
         metadata.sign(signer, append=True)
     except UnsignedMetadataError as error:
         why = str(error.__cause__) or type(error.__cause__).__name__
-        raise UsageError(f"key {signer.public_key.keyid[:16]} cannot sign: {why}; nothing was signed") from error
+        raise UsageError(f"key {signer.public_key.keyid[:SHOWN_ID]} cannot sign: {why}; nothing was signed") from error
 
 
 def read_public(workspace: Workspace, name: str) -> SSlibKey:
@@ -186,16 +189,16 @@ def check_key(key: Key) -> None:
     loaded = Ed25519PublicKey.from_public_bytes(public) if key.keytype == "ed25519" else load_der_public_key(public)
     if SSlibKey.from_crypto(loaded, scheme=key.scheme).keyid != key.keyid:
         raise Malformed(
-            f"key id {key.keyid[:16]} is not the digest of its key: somebody has put another key in its place"
+            f"key id {key.keyid[:SHOWN_ID]} is not the digest of its key: somebody has put another key in its place"
         )
     name = key.unrecognized_fields.get(NAME_FIELD)
     if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise Malformed(f"key {key.keyid[:16]} has a name that is not made of a-z 0-9 . _ -")
+        raise Malformed(f"key {key.keyid[:SHOWN_ID]} has a name that is not made of a-z 0-9 . _ -")
 
 
 def name_of(key: Key) -> str:
     """What people call a key of a root."""
-    return str(key.unrecognized_fields.get(NAME_FIELD) or key.keyid[:16])
+    return str(key.unrecognized_fields.get(NAME_FIELD) or key.keyid[:SHOWN_ID])
 
 
 def private_file(workspace: Workspace, name: str) -> Path:

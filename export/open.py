@@ -89,5 +89,5 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
             f"{proof.offset_flags} flags at {proof.offsets} offsets: {proof.flags_differing} differ",
         ]
     lines += evidence_lines
-    lines += [f"member    {name}, {size} bytes" for name, size in bundle.facts()["members"].items()]
+    lines += [f"member    {name}, {size} bytes" for name, size in record["members"].items()]
     return record, lines

@@ -16,6 +16,7 @@ from securesystemslib.signer import Key, Signer
 from tuf.api.metadata import Metadata, Root
 
 from axlebox.export.keys import (
+    SHOWN_ID,
     NamedKey,
     add_signature,
     check_key,
@@ -26,18 +27,14 @@ from axlebox.export.keys import (
 )
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, UsageError
-from axlebox.firmware_bundle.tuf_client import check_signatures, parse, parse_root, serialise
+from axlebox.firmware_bundle.tuf_client import MAX_METADATA_BYTES, check_signatures, parse, parse_root, serialise
 from axlebox.training.workspace import Workspace
 
 ROLES: Mapping[str, tuple[str, ...]] = {"root": ("root",), "targets": ("targets",), "build": ("timestamp", "snapshot")}
 """Our roles, and TUF's: one build key signs timestamp and snapshot."""
 
-SHOWN_ID = 16
-"""Digits of a key's id that people are shown."""
-
 _ROOT_YEARS = 40
 _DAYS_PER_YEAR = 365.25
-_MAX_ROOT_BYTES = 512 * 1024
 
 
 def expiry(released: datetime, years: int) -> datetime:
@@ -114,9 +111,8 @@ def rotate(
     workspace: Workspace, role: str, out: str, into: NamedKey, signers: Sequence[Signer], now: datetime
 ) -> RootState:
     """Draft the next root, in which one key of a role has taken another's place."""
-    check_change(workspace, out, (role,))
+    key_id = check_change(workspace, out, (role,))
     root = _next_root(workspace, now)
-    key_id = _find_listed(root, out, (role,))
     for tuf_role in ROLES[role]:
         if into.public.keyid in root.roles[tuf_role].keyids:
             raise UsageError(f"{into.name} has role {role} already; nothing was changed")
@@ -130,9 +126,8 @@ def revoke(
     workspace: Workspace, out: str, into: NamedKey | None, signers: Sequence[Signer], now: datetime
 ) -> RootState:
     """Draft the next root, in which a key has no role any more; `into` takes its place."""
-    check_change(workspace, out)
+    key_id = check_change(workspace, out)
     root = _next_root(workspace, now)
-    key_id = _find_listed(root, out, tuple(ROLES))
     for role, tuf_roles in ROLES.items():
         for tuf_role in [one for one in tuf_roles if key_id in root.roles[one].keyids]:
             root.revoke_key(key_id, tuf_role)
@@ -151,7 +146,7 @@ def read_draft(workspace: Workspace) -> Metadata[Root]:
     path = _draft_path(workspace)
     if not path.exists():
         raise UsageError("there is no draft of a root to sign. DO: axlebox keys init, rotate or revoke")
-    draft = parse(disk.read_bounded(path, _MAX_ROOT_BYTES), Root, str(path))
+    draft = parse(disk.read_bounded(path, MAX_METADATA_BYTES), Root, str(path))
     root = draft.signed
     expected = parse_root(read_root(workspace)).signed.version + 1 if (workspace.trust / "root.json").exists() else 1
     if root.version != expected:
@@ -178,14 +173,14 @@ def read_root(workspace: Workspace) -> bytes:
         if has_draft(workspace):
             raise PreflightFailed("the root of this workspace is a draft that lacks signatures. DO: axlebox keys sign")
         raise PreflightFailed("this workspace has no root of trust yet. DO: axlebox keys init --single")
-    return disk.read_bounded(path, _MAX_ROOT_BYTES)
+    return disk.read_bounded(path, MAX_METADATA_BYTES)
 
 
 def root_chain(workspace: Workspace, oldest: int) -> dict[str, bytes]:
     """Every root file of trust/chain from version `oldest` on, by name."""
     found = {_version(path): path for path in (workspace.trust / "chain").glob("*.root.json")}
     return {
-        path.name: disk.read_bounded(path, _MAX_ROOT_BYTES)
+        path.name: disk.read_bounded(path, MAX_METADATA_BYTES)
         for version, path in sorted(found.items())
         if version >= oldest
     }
@@ -215,8 +210,8 @@ def _role_change(role: str, after: Root, before: Root | None) -> str:
     for tuf_role in ROLES[role]:
         old = {} if before is None else {key_id: before.keys[key_id] for key_id in before.roles[tuf_role].keyids}
         new = {key_id: after.keys[key_id] for key_id in after.roles[tuf_role].keyids}
-        came = [f"+ {name_of(key)} {key_id[:16]}" for key_id, key in new.items() if key_id not in old]
-        went = [f"- {name_of(key)} {key_id[:16]}" for key_id, key in old.items() if key_id not in new]
+        came = [f"+ {name_of(key)} {key_id[:SHOWN_ID]}" for key_id, key in new.items() if key_id not in old]
+        went = [f"- {name_of(key)} {key_id[:SHOWN_ID]}" for key_id, key in old.items() if key_id not in new]
         quorum = f"needs {after.roles[tuf_role].threshold} of {len(new)}"
         if before is not None and after.roles[tuf_role].threshold != before.roles[tuf_role].threshold:
             quorum += f", before {before.roles[tuf_role].threshold}"
@@ -232,12 +227,12 @@ def keys_at_hand(workspace: Workspace, role: str) -> list[Path]:
 def roots_that_trust(workspace: Workspace, key: str) -> dict[int, tuple[str, ...]]:
     """Versions of the chain's roots that list a key (by name or id), each with the roles it has there."""
     found = {}
-    for name, data in root_chain(workspace, 1).items():
+    for data in root_chain(workspace, 1).values():
         root = parse_root(data).signed
         ids = {one.keyid for one in root.keys.values() if _is_called(one, key)}
         roles = tuple(role for role, (tuf_role, *_) in ROLES.items() if ids & set(root.roles[tuf_role].keyids))
         if roles:
-            found[int(name.partition(".")[0])] = roles
+            found[root.version] = roles
     return found
 
 
@@ -255,14 +250,17 @@ def _next_root(workspace: Workspace, now: datetime) -> Root:
     return root
 
 
-def check_change(workspace: Workspace, out: str, roles: Sequence[str] = tuple(ROLES)) -> None:
-    """Raise UsageError where no next root can be drafted in which the key `out` has lost one of these roles."""
+def check_change(workspace: Workspace, out: str, roles: Sequence[str] = tuple(ROLES)) -> str:
+    """The id of the key that is called `out`, where a next root can be drafted without it in these roles.
+
+    Raises UsageError where a draft waits already, or no such key has one of the roles.
+    """
     if has_draft(workspace):  # a second one would take the first one's place
         raise UsageError(
             f"{_draft_path(workspace)} waits for signatures. DO: axlebox keys sign, or remove it to give it up"
         )
     try:
-        _find_listed(parse_root(read_root(workspace)).signed, out, roles)
+        return _find_listed(parse_root(read_root(workspace)).signed, out, roles)
     except UsageError as error:
         trusting = ", ".join(map(str, roots_that_trust(workspace, out)))
         still = f"; vehicles that hold root {trusting} still trust {out}" if trusting else ""
@@ -304,7 +302,7 @@ def _propose(
     for signer in signers:
         if signer.public_key.keyid not in counting:
             raise UsageError(
-                f"key {signer.public_key.keyid[:16]} has no role root, before or after; nothing was signed"
+                f"key {signer.public_key.keyid[:SHOWN_ID]} has no role root, before or after; nothing was signed"
             )
         add_signature(metadata, signer)
     missing = _missing(metadata, [*before, root])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.slots import make_release
-from axlebox.firmware_bundle.trust import Bundle
+from axlebox.firmware_bundle.trust import Bundle, Proposal
 from axlebox.runtime.daemon import Totals
-from axlebox.runtime.detector import monitor_release
+from axlebox.runtime.detector import Outcome, monitor_release
 from axlebox.runtime.readings import LineReader, format_time
 from axlebox.runtime.sources import read_lines
 
@@ -20,27 +21,32 @@ COLUMNS = ("time", "sensor", "value", "status", "score", "flag", "event")
 _BATCH_LINES = 8192
 
 
+def replay(release: Proposal, readings: Path) -> Iterator[Outcome]:
+    """What became of each line of a file, in order, by the vehicle's own code and in bounded memory."""
+    opened = make_release(release.digest, release.released, release.root_version, release.members)
+    monitor = monitor_release(opened)
+    reader = LineReader(opened.manifest.contract.only_sensor())
+    lines = read_lines(readings)
+    while batch := list(islice(lines, _BATCH_LINES)):
+        yield from monitor.process(reader.read(batch))
+
+
 def score_file(bundle: Bundle, readings: Path, output: Path) -> Totals:
     """Write one row for every line; raises Malformed, and writes nothing, where no line is a reading."""
     if output.exists():
         raise UsageError(f"{output} exists; nothing was written")
-    release = make_release(bundle.digest, bundle.released, bundle.root_version, bundle.members)
-    monitor = monitor_release(release)
-    reader = LineReader(release.manifest.contract.only_sensor())
     totals = Totals()
     part = output.with_name(output.name + ".part")
-    lines = read_lines(readings)
     with disk.explained():
         try:
             with open(part, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(COLUMNS)
-                while batch := list(islice(lines, _BATCH_LINES)):
-                    for outcome in monitor.process(reader.read(batch)):
-                        totals.count(outcome)
-                        time = "" if outcome.time is None else format_time(outcome.time)
-                        cells = (outcome.value, outcome.status, outcome.score, int(outcome.flag), outcome.event)
-                        writer.writerow((time, outcome.sensor, *cells))
+                for outcome in replay(bundle, readings):
+                    totals.count(outcome)
+                    time = "" if outcome.time is None else format_time(outcome.time)
+                    cells = (outcome.value, outcome.status, outcome.score, int(outcome.flag), outcome.event)
+                    writer.writerow((time, outcome.sensor, *cells))
             if totals.readings == totals.invalid:
                 why = f"; line {totals.invalid_lines[0]}" if totals.invalid_lines else ""
                 raise Malformed(f"{readings}: no reading found in {totals.readings} lines{why}")

@@ -11,7 +11,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
-from axlebox.export.keys import AskSecret, add_signature, load_signer
+from axlebox.export.keys import SHOWN_ID, AskSecret, add_signature, load_signer
 from axlebox.export.roots import keys_at_hand, read_root
 from axlebox.firmware_bundle.container import pack
 from axlebox.firmware_bundle.errors import PreflightFailed, UsageError
@@ -45,7 +45,7 @@ def load_signers(workspace: Workspace, places: Sequence[str], ask: AskSecret) ->
     build = [one for key_id, one in signers.items() if key_id in roles["snapshot"].keyids]
     targets = [one for key_id, one in signers.items() if key_id in roles["targets"].keyids]
     for key_id in set(signers) - {one.public_key.keyid for one in (*build, *targets)}:
-        raise UsageError(f"key {key_id[:16]} has no role targets or build here; nothing was exported")
+        raise UsageError(f"key {key_id[:SHOWN_ID]} has no role targets or build here; nothing was exported")
     if not build:
         raise PreflightFailed("no build key is at hand, in keys/ or by --key; every bundle needs its signature")
     return Signers(build[0], tuple(targets))

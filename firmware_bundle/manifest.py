@@ -21,7 +21,8 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 BundleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$(?!\n)")]
 MemberName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,98}$(?!\n)")]
-Version = Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$(?!\n)")]
+VERSION_PATTERN = r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}"
+Version = Annotated[str, Meta(pattern=rf"^{VERSION_PATTERN}$(?!\n)")]
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{0,200}$(?!\n)")]
 """A line for people: nothing in it moves a terminal's cursor."""
 Label = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,64}$(?!\n)")]

@@ -6,9 +6,8 @@ import re
 from dataclasses import dataclass
 
 from axlebox.firmware_bundle.errors import Malformed, RuntimeTooOld
-from axlebox.firmware_bundle.manifest import Head, Manifest, decode, decode_manifest
+from axlebox.firmware_bundle.manifest import VERSION_PATTERN, Head, Manifest, decode, decode_manifest
 
-_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
 _UPDATE = "DO: update the runtime"
 
 
@@ -23,7 +22,7 @@ class Runtime:
 
 def version_numbers(version: str) -> tuple[int, ...]:
     """1.2.0 as (1, 2), so that 1.2 equals 1.2.0. Raises Malformed."""
-    if not _VERSION.fullmatch(version):
+    if not re.fullmatch(VERSION_PATTERN, version):
         raise Malformed(f"version {version!r} is not made of numbers and dots")
     return tuple(int(part) for part in re.sub(r"(\.0+)+$", "", version).split("."))
 

@@ -76,9 +76,9 @@ class TufClient:
         if self.timestamp is not None:
             held = self.timestamp.signed
             _check_not_older("timestamp.json", newer.signed.version, held.version)
-            pinned, was_pinned = newer.signed.snapshot_meta.version, held.snapshot_meta.version
             if newer.signed.version == held.version:
                 return
+            pinned, was_pinned = newer.signed.snapshot_meta.version, held.snapshot_meta.version
             _check_not_older("the snapshot that timestamp.json names", pinned, was_pinned)
         self.timestamp = newer
 
@@ -177,14 +177,10 @@ def check_signatures(
     for root, found in zip(roots, signed_by, strict=True):
         needed = root.roles[role].threshold
         if complete and len(found) < needed:
-            raise TooFewSignatures(missing_signatures(name, role, len(found), needed))
+            raise TooFewSignatures(
+                f"{name} has {len(found)} of {needed} signatures that role {role} needs: {needed - len(found)} missing"
+            )
     return [tuple(sorted(found.values())) for found in signed_by]
-
-
-def missing_signatures(name: str, role: str, found: int, needed: int) -> str:
-    """How many signatures a file lacks, in words."""
-    missing = needed - found
-    return f"{name} has {found} of {needed} signatures that role {role} needs: {missing} missing"
 
 
 def public_bytes(key: Key) -> bytes:
