@@ -17,7 +17,7 @@ from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import decode
 from axlebox.firmware_bundle.trust import Proposal
 from axlebox.runtime.detector import INVALID
-from axlebox.runtime.readings import format_time
+from axlebox.runtime.readings import REPLACED, format_time
 
 _MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10
@@ -161,7 +161,7 @@ def _flags(proposal: Proposal, readings: Path) -> tuple[int, dict[int, str]]:
     """How many readings a file has, and those that a release flags, by line."""
     count, flagged = 0, {}
     for outcome in replay(proposal, readings):
-        count += outcome.status != INVALID
+        count += outcome.status not in (INVALID, REPLACED)
         if outcome.flag and outcome.time is not None:
             flagged[outcome.line] = f"{format_time(outcome.time)} {outcome.sensor} {outcome.value}"
     if not count:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime.detector import INVALID, NO_SENSOR, Monitor, Outcome
-from axlebox.runtime.readings import LineReader, format_time
+from axlebox.runtime.readings import REPLACED, LineReader, format_time
 from axlebox.runtime.sinks import Sink
 from axlebox.runtime.sources import LineSource
 
@@ -29,9 +29,14 @@ class Totals(Struct):
     invalid: int = 0
     invalid_lines: list[str] = []
     """The first few invalid lines, each as "number: reason"."""
+    replaced: int = 0
+    """Marks, which are no readings."""
     cut_bytes: int = 0
 
     def count(self, outcome: Outcome) -> None:
+        if outcome.status == REPLACED:
+            self.replaced += 1
+            return
         self.readings += 1
         self.flags += outcome.flag
         self.events += sum(event["type"] == "anomaly" and event["state"] == "raised" for event in outcome.events)
@@ -48,6 +53,8 @@ def summary(totals: Totals) -> list[str]:
     more = totals.invalid - len(totals.invalid_lines)
     if more:
         lines.append(f"  and {more} more")
+    if totals.replaced:
+        lines.append(f"  {totals.replaced} sensor{'' if totals.replaced == 1 else 's'} replaced")
     if totals.cut_bytes:
         lines.append(f"  the last line had not ended when the stop came: its {totals.cut_bytes} bytes are not scored")
     return lines

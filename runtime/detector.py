@@ -15,7 +15,7 @@ from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.firmware_bundle.slots import Release
 from axlebox.runtime import features
 from axlebox.runtime.gate import MAX_SENSORS, Gate
-from axlebox.runtime.readings import BadLine, Reading, format_time
+from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, format_time
 
 ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Feature rows (n, k) to anomaly scores (n,), 0..1 and higher is more anomalous, and flags (n,)."""
@@ -34,14 +34,14 @@ class Origin(Struct, frozen=True):
 
 
 class Outcome(Struct, gc=False):
-    """What became of one reading (or one bad line)."""
+    """What became of one reading (or one bad line, or one mark)."""
 
     line: int
     sensor: str
     time: float | None
     value: float | None
     status: str
-    """OK, WARMING, or INVALID with a reason."""
+    """OK, WARMING, INVALID with a reason, or REPLACED for a mark."""
     reason: str = ""
     score: float | None = None
     flag: bool = False
@@ -80,6 +80,11 @@ class Detector:
         """Whether the latest reading of a sensor still belongs to its warm-up."""
         return self._seen[sensor] <= self.spec.warmup
 
+    def forget(self, sensor: str) -> None:
+        """The next reading of a sensor is its first: empty feature state, warm-up from the beginning."""
+        self._sensors.pop(sensor, None)
+        self._seen.pop(sensor, None)
+
 
 class _Waiting(NamedTuple):
     """A reading that waits for its score."""
@@ -102,19 +107,16 @@ class Monitor:
         self._invalid: dict[str, int] = {}
         self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
-    def process(self, batch: Sequence[Reading | BadLine]) -> list[Outcome]:
+    def process(self, batch: Sequence[Reading | BadLine | Replaced]) -> list[Outcome]:
         """What became of each of the next readings, in order.
 
-        All rows of a batch for one detector are scored in one call; how readings are cut into
-        batches changes nothing about the outcomes.
+        All rows of a batch for one detector are scored in one call, or in one for each stretch
+        between marks; how readings are cut into batches changes nothing about the outcomes.
         """
         outcomes = []
-        pending: dict[str, list[_Waiting]] = {}
+        pending: dict[Detector, list[_Waiting]] = {}
         for item in batch:
-            if isinstance(item, BadLine):
-                outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
-                self._report_status(outcome)
-            else:
+            if isinstance(item, Reading):
                 reading = self._corrected(item) if self._offsets else item
                 refusal = self._gate.refuse(reading)
                 status = OK if refusal is None else INVALID
@@ -122,16 +124,43 @@ class Monitor:
                 self._report_status(outcome)
                 if refusal is None:
                     self._queue(reading, outcome, pending)
+            elif isinstance(item, Replaced):
+                self._settle(pending)  # what came before the mark may raise the event that it clears
+                outcome = self._replace(item)
+            else:
+                outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
+                self._report_status(outcome)
             outcomes.append(outcome)
-        for kind, waiting in pending.items():
-            detector = self._detectors[kind]
+        self._settle(pending)
+        return outcomes
+
+    def _settle(self, pending: dict[Detector, list[_Waiting]]) -> None:
+        """Score and judge the readings that wait, in their order; then none waits any more."""
+        for detector, waiting in pending.items():
             scores, flags = detector.score_rows(np.array([one.row for one in waiting], dtype=np.float32))
             for one, score, flag in zip(waiting, scores.tolist(), flags.tolist(), strict=True):
                 one.outcome.score = score
                 if one.outcome.status == OK:
                     one.outcome.flag = flag
                     self._judge(one, detector)
-        return outcomes
+        pending.clear()
+
+    def _replace(self, mark: Replaced) -> Outcome:
+        """Forget everything about a sensor but its id. A person said so: no time is too early for it."""
+        sensor = mark.sensor
+        outcome = Outcome(mark.line, sensor, mark.time, None, REPLACED)
+        self._gate.forget(sensor)
+        detector = self._detector_of(sensor)
+        if detector is not None:
+            detector.forget(sensor)
+            raised = self._raised.pop(sensor, None)
+            if raised is not None:
+                cleared = self._anomaly("cleared", raised, outcome, detector, ())
+                outcome.events += ({**cleared, "reason": "sensor replaced"},)
+        dropped = self._invalid.pop(sensor, 0)
+        details = {"dropped": dropped} if dropped else {}  # a run of invalid readings that no OK reading will end
+        outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **details),)
+        return outcome
 
     def _corrected(self, reading: Reading) -> Reading:
         """The reading with its sensor's commissioning offset added."""
@@ -159,15 +188,17 @@ class Monitor:
                     outcome.events += (self._sensor_event(outcome, OK, sensor, dropped=dropped),)
 
     def _sensor_event(self, outcome: Outcome, state: str, sensor: str, **more: Any) -> dict[str, Any]:
-        time = None if outcome.time is None else format_time(outcome.time)
-        return {"type": "sensor", "state": state, "sensor": sensor or None, "time": time, **more}
+        return {"type": "sensor", "state": state, "sensor": sensor or None, "time": _time_of(outcome), **more}
 
-    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[str, list[_Waiting]]) -> None:
-        kind = self._contract.kind_of(reading.sensor)
-        if kind is None or kind not in self._detectors:
+    def _detector_of(self, sensor: str) -> Detector | None:
+        kind = self._contract.kind_of(sensor)
+        return None if kind is None else self._detectors.get(kind)
+
+    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[Detector, list[_Waiting]]) -> None:
+        detector = self._detector_of(reading.sensor)
+        if detector is None:
             return
-        detector = self._detectors[kind]
-        pending.setdefault(kind, []).append(_Waiting(reading, outcome, detector.row(reading)))
+        pending.setdefault(detector, []).append(_Waiting(reading, outcome, detector.row(reading)))
         if detector.warming(reading.sensor):
             outcome.status = WARMING
 
@@ -178,30 +209,37 @@ class Monitor:
         if outcome.flag and raised is None:
             raised = f"{self._origin.digest[:8]}-{sensor}-{int(one.reading.time)}"
             self._raised[sensor] = outcome.event = raised
-            outcome.events += (self._anomaly("raised", raised, one, detector),)
+            outcome.events += (self._anomaly("raised", raised, outcome, detector, one.row),)
         elif outcome.flag:
             outcome.event = raised
         elif raised is not None:
             del self._raised[sensor]
-            outcome.events += (self._anomaly("cleared", raised, one, detector),)
+            outcome.events += (self._anomaly("cleared", raised, outcome, detector, one.row),)
 
-    def _anomaly(self, state: str, event: str, one: _Waiting, detector: Detector) -> dict[str, Any]:
-        why = zip(detector.feature_names, one.row, strict=True)
+    def _anomaly(
+        self, state: str, event: str, outcome: Outcome, detector: Detector, row: Sequence[float]
+    ) -> dict[str, Any]:
+        """An anomaly event; `row` is empty where no reading but a mark is its cause."""
+        why = zip(detector.feature_names, row, strict=True) if row else ()
         return {
             "type": "anomaly",
             "state": state,
             "id": event,
             # The raw value's forest saturates: it cannot tell a bit outside from far outside.
             "severity": "mild",
-            "sensor": one.reading.sensor,
-            "time": format_time(one.reading.time),
-            "value": one.reading.value,
-            "score": one.outcome.score,
+            "sensor": outcome.sensor,
+            "time": _time_of(outcome),
+            "value": outcome.value,
+            "score": outcome.score,
             "threshold": detector.spec.threshold,
             "why": [{"feature": name, "value": number} for name, number in why],
             "action": self._contract.kinds[detector.spec.kind].action,
             "bundle": asdict(self._origin),
         }
+
+
+def _time_of(outcome: Outcome) -> str | None:
+    return None if outcome.time is None else format_time(outcome.time)
 
 
 def monitor_release(release: Release) -> Monitor:

@@ -57,3 +57,7 @@ class Gate:
             return f"its value is {reading.value}"
         self._last[reading.sensor] = reading.time
         return None
+
+    def forget(self, sensor: str) -> None:
+        """The next reading of a sensor is its first."""
+        self._last.pop(sensor, None)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 MAX_LINE_BYTES = 4096
+REPLACED = "replaced"
+"""The word of a mark: in a CSV line's value column, and as a name in JSON lines."""
 _TIME, _SENSOR, _VALUE = "time", "sensor", "value"
 _PLAIN_LAYOUTS = {2: (_TIME, _VALUE), 3: (_TIME, _SENSOR, _VALUE)}
 _MAX_SENSOR_CHARS = 64
@@ -31,6 +33,16 @@ class Reading(Struct, frozen=True, gc=False):
     """Number of the line it came from, beginning with 1."""
 
 
+class Replaced(Struct, frozen=True, gc=False):
+    """A mark in the stream: from here on another sensor answers to this id."""
+
+    time: float
+    """POSIX seconds, UTC: when it was replaced. It need not lie behind the readings before."""
+    sensor: str
+    line: int = 0
+    """Number of the line it came from, beginning with 1."""
+
+
 class BadLine(Struct, frozen=True, gc=False):
     """A line that is no reading: it is counted and shown like any other invalid reading."""
 
@@ -40,8 +52,9 @@ class BadLine(Struct, frozen=True, gc=False):
 
 class _JsonReading(Struct, frozen=True):
     time: str
-    value: float | None
+    value: float | UnsetType | None = UNSET
     sensor: str | None = None
+    replaced: bool = False
 
 
 def parse_time(text: str) -> float:
@@ -66,7 +79,8 @@ class LineReader:
     """Turns lines into readings; the first line that says so decides on the format.
 
     CSV is `time,value` or `time,sensor,value`, with or without a header (which may put the
-    columns in another order); JSON lines have the same names. A line that fits neither the
+    columns in another order); JSON lines have the same names. `time,sensor,replaced` and
+    `{"time":...,"sensor":...,"replaced":true}` are marks. A line that fits neither the
     format nor its own field types becomes a BadLine, in its place.
 
     >>> reader = LineReader("temperature")
@@ -83,9 +97,9 @@ class LineReader:
         self._line = 0
         self._json = msgspec.json.Decoder(_JsonReading)
 
-    def read(self, lines: Iterable[bytes]) -> list[Reading | BadLine]:
-        """Readings and bad lines of the next lines, in order; blank lines and a header give nothing."""
-        out: list[Reading | BadLine] = []
+    def read(self, lines: Iterable[bytes]) -> list[Reading | BadLine | Replaced]:
+        """Readings, marks and bad lines of the next lines, in order; blank lines and a header give nothing."""
+        out: list[Reading | BadLine | Replaced] = []
         for raw in lines:
             self._line += 1
             try:
@@ -97,7 +111,7 @@ class LineReader:
                 out.append(reading)
         return out
 
-    def _read_line(self, raw: bytes) -> Reading | None:
+    def _read_line(self, raw: bytes) -> Reading | Replaced | None:
         if len(raw) > MAX_LINE_BYTES:
             raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
         try:
@@ -110,7 +124,7 @@ class LineReader:
             return self._read_first(text)
         return self._read_csv(text) if self.columns else self._read_json(text)
 
-    def _read_first(self, text: str) -> Reading | None:
+    def _read_first(self, text: str) -> Reading | Replaced | None:
         """Settle the format by this line, or raise and leave it to a later one."""
         if text.startswith("{"):
             reading = self._read_json(text)
@@ -131,7 +145,7 @@ class LineReader:
         self.format = "csv"
         return reading
 
-    def _read_csv(self, text: str) -> Reading:
+    def _read_csv(self, text: str) -> Reading | Replaced:
         cells = _split(text)
         if len(cells) != len(self.columns):
             raise ValueError(f"{_count(cells)}, expected {len(self.columns)} ({','.join(self.columns)})")
@@ -141,15 +155,30 @@ class LineReader:
             row = dict(zip(self.columns, cells, strict=True))
             time, value = row[_TIME], row[_VALUE]
             sensor = _sensor_id(row[_SENSOR]) if _SENSOR in row else self._default_sensor
-        return Reading(_time(time), sensor, _number(value), self._line)
+        moment = _time(time)
+        try:
+            return Reading(moment, sensor, _number(value), self._line)
+        except ValueError:
+            if value != REPLACED:  # looked for only here: an ordinary line never pays for it
+                raise
+            return Replaced(moment, sensor, self._line)
 
-    def _read_json(self, text: str) -> Reading:
+    def _read_json(self, text: str) -> Reading | Replaced:
         try:
             row = self._json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not a JSON reading: {error}") from None
         sensor = self._default_sensor if row.sensor is None else _sensor_id(row.sensor)
+        if row.value is UNSET or row.replaced:
+            return self._json_mark(row, sensor)
         return Reading(_time(row.time), sensor, float("nan") if row.value is None else row.value, self._line)
+
+    def _json_mark(self, row: _JsonReading, sensor: str) -> Replaced:
+        if not row.replaced:
+            raise ValueError("not a JSON reading: it has no value")
+        if row.value is not UNSET:
+            raise ValueError("not a JSON reading: it has a value and says replaced, expected one of the two")
+        return Replaced(_time(row.time), sensor, self._line)
 
 
 def _split(text: str) -> list[str]:

@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -36,6 +36,7 @@ from axlebox.firmware_bundle.manifest import (
     encode,
 )
 from axlebox.firmware_bundle.tuf_client import serialise
+from axlebox.runtime import features
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
@@ -183,6 +184,27 @@ def world(small_forest: tuple[IsolationForest, Any]) -> World:
         ),
         contract=Contract(kinds={"temperature": Kind(action="look at the bearing")}),
     )
+
+
+class Change:
+    """A feature set with state: the change since the reading before, around 100, which the world's forest knows."""
+
+    names: ClassVar[tuple[str, ...]] = ("change",)
+
+    def __init__(self, constants: Mapping[str, float]) -> None:
+        self._before: float | None = None
+
+    def update(self, reading: Reading) -> tuple[float, ...]:
+        change = 0.0 if self._before is None else reading.value - self._before
+        self._before = reading.value
+        return (100 + change,)
+
+
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> FeatureSet:
+    """The name of `Change`, which is known for the length of a test."""
+    monkeypatch.setitem(features._SETS, ("change", 1), Change)
+    return FeatureSet("change", 1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, FileName, Sha256, decode, encode
 from axlebox.runtime.gate import Gate
-from axlebox.runtime.readings import BadLine, LineReader, Reading
+from axlebox.runtime.readings import BadLine, LineReader, Reading, Replaced
 from axlebox.runtime.sources import read_lines
 from axlebox.training.workspace import Workspace
 
@@ -83,11 +83,16 @@ class FileFacts:
     highest: float
 
 
-def check_items(items: Iterable[Reading | BadLine], gate: Gate, file: str) -> tuple[list[Reading], list[Invalid]]:
+def check_items(
+    items: Iterable[Reading | BadLine | Replaced], gate: Gate, file: str
+) -> tuple[list[Reading], list[Invalid]]:
     """Part what the gate lets through from what it does not, in order."""
     good: list[Reading] = []
     invalid: list[Invalid] = []
     for item in items:
+        if isinstance(item, Replaced):
+            gate.forget(item.sensor)
+            continue
         reason = item.reason if isinstance(item, BadLine) else gate.refuse(item)
         if reason is not None:
             invalid.append(Invalid(file, item.line, reason))

@@ -92,8 +92,15 @@ def test_gained_and_lost_flags_are_scikit_learns(release: Make, world: Any, tmp_
     assert flags.gained and flags.lost
 
 
-def test_a_file_without_readings_is_malformed(release: Make, tmp_path: Path) -> None:
-    (tmp_path / "empty.csv").write_text("nothing\n")
+def test_marks_are_not_counted_among_the_readings(release: Make, tmp_path: Path) -> None:
+    (tmp_path / "readings.csv").write_text("2026-03-01T00:00:00Z,replaced\n2026-03-01T00:01:00Z,100\n")
+    flags = diff(release(1), release(2), tmp_path / "readings.csv").flags
+    assert flags is not None and flags.readings == 1
+
+
+@pytest.mark.parametrize("line", ["nothing", "2026-03-01T00:00:00Z,replaced"])
+def test_a_file_without_readings_is_malformed(release: Make, tmp_path: Path, line: str) -> None:
+    (tmp_path / "empty.csv").write_text(f"{line}\n")
     with pytest.raises(Malformed, match="no reading found"):
         diff(release(1), release(2), tmp_path / "empty.csv")
 

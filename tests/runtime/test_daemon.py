@@ -414,13 +414,15 @@ class ListSource(LineSource):
             yield batch
 
 
-def daemon(world: Any, sink: ListSink, healthy: Callable[[], bool] = lambda: True) -> Daemon:
+def daemon(
+    world: Any, sink: ListSink, healthy: Callable[[], bool] = lambda: True, with_readings: bool = False
+) -> Daemon:
     def above_150(rows: Any) -> Any:
         return rows[:, 0].astype(np.float64), rows[:, 0] > 150
 
     detector = Detector(world.spec, above_150)
     monitor = Monitor(world.contract, {"temperature": detector}, Origin("bearing-temp", 1, "0" * 64))
-    return Daemon(monitor, LineReader("temperature"), [sink], False, healthy)
+    return Daemon(monitor, LineReader("temperature"), [sink], with_readings, healthy)
 
 
 def test_the_events_of_a_batch_are_with_the_sink_before_the_next_batch_is_asked_for(world: Any) -> None:
@@ -468,6 +470,17 @@ def test_totals_name_the_first_few_invalid_lines_and_count_the_others(world: Any
     assert lines[0] == "10 readings, 1 flagged, 1 events, 8 invalid"
     assert [line.split(":")[0] for line in lines[1:-1]] == [f"  invalid line {number}" for number in (2, 3, 4, 5, 6)]
     assert lines[-1] == "  and 3 more"
+
+
+def test_a_mark_is_a_line_among_the_readings_and_is_not_counted_as_one(world: Any) -> None:
+    sink = ListSink()
+    mark = b"2026-04-01T00:02:00,replaced"
+    totals = daemon(world, sink, with_readings=True).run(ListSource([[GOOD, HOT, mark]]))
+    assert (totals.readings, totals.invalid, totals.events, totals.replaced) == (2, 0, 1, 1)
+    assert summary(totals) == ["2 readings, 1 flagged, 1 events, 0 invalid", "  1 sensor replaced"]
+    *_, cleared, replaced, line = [json.loads(text) for text in b"".join(sink.blocks).splitlines()]
+    assert (cleared["state"], cleared["reason"], replaced["state"]) == ("cleared", "sensor replaced", "replaced")
+    assert (line["type"], line["status"], line["value"], line["score"]) == ("reading", "replaced", None, None)
 
 
 def test_two_runs_do_not_share_their_totals() -> None:

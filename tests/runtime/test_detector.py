@@ -20,7 +20,7 @@ from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet,
 from axlebox.firmware_bundle.slots import Release, make_release
 from axlebox.runtime.detector import INVALID, OK, WARMING, Detector, Monitor, Origin, Outcome, monitor_release
 from axlebox.runtime.gate import MAX_SENSORS
-from axlebox.runtime.readings import BadLine, Reading, parse_time
+from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, parse_time
 from axlebox.runtime.scorer import Scorer
 
 NOON = parse_time("2022-09-10T12:00:00Z")
@@ -38,9 +38,9 @@ def spec(kind: str = "temperature", warmup: int = 0, features: FeatureSet | None
     return DetectorSpec(kind, "model.onnx", features or FeatureSet("value", 1), threshold=0.15, warmup=warmup)
 
 
-def simple(warmup: int = 0, **sensors: Sensor) -> Monitor:
+def simple(warmup: int = 0, features: FeatureSet | None = None, **sensors: Sensor) -> Monitor:
     contract = Contract(kinds={"temperature": Kind(action="look at the bearing")}, sensors=sensors)
-    return Monitor(contract, {"temperature": Detector(spec(warmup=warmup), above_150)}, ORIGIN)
+    return Monitor(contract, {"temperature": Detector(spec(warmup=warmup, features=features), above_150)}, ORIGIN)
 
 
 def minutes(*values: float, sensor: str = "axle-1") -> list[Reading]:
@@ -259,6 +259,95 @@ def test_an_unknown_feature_set_is_refused_when_the_detector_is_made() -> None:
         Detector(spec(features=FeatureSet("value", 9)), above_150)
 
 
+# -- replaced sensors -----------------------------------------------------------------------------
+
+
+def mark(minute: int, sensor: str = "axle-1") -> Replaced:
+    return Replaced(NOON + 60 * minute, sensor, minute + 1)
+
+
+def test_a_mark_has_an_outcome_and_an_event_of_its_own() -> None:
+    *_, outcome = simple().process([*minutes(USUAL), mark(1)])
+    replaced = {"type": "sensor", "state": "replaced", "sensor": "axle-1", "time": "2022-09-10T12:01:00Z"}
+    assert outcome == Outcome(2, "axle-1", NOON + 60, None, REPLACED, events=(replaced,))
+
+
+def test_a_mark_empties_the_features_of_its_sensor_alone(change: FeatureSet) -> None:
+    monitor = simple(features=change)
+    monitor.process([*minutes(USUAL), *minutes(USUAL, sensor="axle-2")])
+    jump = [Reading(NOON + 120, sensor, HOT) for sensor in ("axle-1", "axle-2")]
+    _, one, two = monitor.process([mark(1), *jump])
+    assert (one.score, one.flag) == (0.1, False)
+    assert (two.score, two.flag) == (0.2, True)
+
+
+def test_a_mark_begins_the_warm_up_of_its_sensor_alone_again() -> None:
+    monitor = simple(warmup=1)
+    monitor.process([*minutes(USUAL), *minutes(USUAL, sensor="axle-2")])
+    _, *later = monitor.process([mark(1), *minutes(0, 0, HOT, HOT)[2:], *minutes(0, 0, HOT, sensor="axle-2")[2:]])
+    assert [(one.status, one.flag) for one in later] == [(WARMING, False), (OK, True), (OK, True)]
+
+
+def test_a_mark_clears_the_event_of_its_sensor_alone_and_says_why() -> None:
+    monitor = simple()
+    raised, other = monitor.process([*minutes(HOT), *minutes(HOT, sensor="axle-2")])
+    cleared, replaced = monitor.process([mark(1)])[0].events
+    assert cleared == raised.events[0] | {
+        "state": "cleared",
+        "time": "2022-09-10T12:01:00Z",
+        "value": None,
+        "score": None,
+        "why": [],
+        "reason": "sensor replaced",
+    }
+    assert replaced["state"] == "replaced"
+    later = monitor.process([Reading(NOON + 120, sensor, HOT) for sensor in ("axle-1", "axle-2")])
+    assert [one.event for one in later] == [f"0a1b2c3d-axle-1-{int(NOON) + 120}", other.event]
+    assert events(later) == [(0, "anomaly", "raised")]
+
+
+def test_what_waits_before_a_mark_is_judged_before_it() -> None:
+    outcomes = simple().process([*minutes(HOT), mark(1), *minutes(0, 0, HOT)[2:]])
+    assert events(outcomes) == [
+        (1, "anomaly", "raised"),
+        (2, "anomaly", "cleared"),
+        (2, "sensor", "replaced"),
+        (3, "anomaly", "raised"),
+    ]
+
+
+def test_the_new_sensor_s_times_begin_anew_and_a_mark_of_an_early_time_is_obeyed() -> None:
+    monitor = simple()
+    monitor.process([*minutes(USUAL, USUAL), *minutes(USUAL, sensor="axle-2")])
+    early = Reading(NOON - 3600, "axle-1", USUAL)
+    assert [one.status for one in monitor.process([mark(-120), early, early])] == [REPLACED, OK, INVALID]
+    assert monitor.process([Reading(NOON, "axle-2", USUAL)])[0].status == INVALID
+
+
+def test_a_mark_ends_the_run_of_invalid_readings_and_says_how_many_were_dropped() -> None:
+    monitor = simple()
+    nan = float("nan")
+    monitor.process([*minutes(nan, nan), *minutes(nan, sensor="axle-2")])
+    (replaced,) = monitor.process([mark(2)])[0].events
+    assert (replaced["state"], replaced["dropped"]) == ("replaced", 2)
+    assert monitor.process([Reading(NOON + 180, "axle-1", USUAL)])[0].events == ()
+    (ended,) = monitor.process([Reading(NOON + 180, "axle-2", USUAL)])[0].events
+    assert (ended["state"], ended["dropped"]) == ("ok", 1)
+
+
+def test_a_mark_does_not_end_a_run_of_bad_lines() -> None:
+    _, replaced, good = simple().process([BadLine(1, "not text (UTF-8)"), mark(0), *minutes(USUAL)])
+    assert [event["state"] for event in replaced.events] == ["replaced"]
+    assert [event["state"] for event in good.events] == ["ok"]
+
+
+def test_a_mark_of_an_unknown_sensor_is_harmless() -> None:
+    kinds = {"bearing": Kind(), "coolant": Kind()}
+    monitor = Monitor(Contract(kinds), {}, ORIGIN)
+    assert [one.status for one in monitor.process([mark(0, "stranger"), mark(1, "stranger")])] == [REPLACED] * 2
+    assert [one.status for one in simple().process([mark(0), mark(0), *minutes(USUAL)])] == [REPLACED, REPLACED, OK]
+
+
 # -- batches --------------------------------------------------------------------------------------
 
 values = st.one_of(st.sampled_from([90.0, 100.0, 170.0, float("nan"), float("inf")]), st.floats(80, 130, width=32))
@@ -271,13 +360,19 @@ items = st.one_of(
         line=st.integers(1, 99),
     ),
     st.builds(BadLine, line=st.integers(1, 99), reason=st.just("not text (UTF-8)")),
+    st.builds(
+        Replaced,
+        time=st.integers(0, 30).map(lambda seconds: NOON + seconds),
+        sensor=st.sampled_from(["axle-1", "axle-2", "loop", "stranger"]),
+        line=st.integers(1, 99),
+    ),
 )
 
 
 @given(st.lists(items, max_size=40), st.lists(st.integers(0, 40), max_size=8))
 @settings(deadline=None)
 def test_however_a_stream_is_cut_into_batches_the_outcomes_are_the_same(
-    stream: list[Reading | BadLine], cuts: list[int]
+    stream: list[Reading | BadLine | Replaced], cuts: list[int]
 ) -> None:
     monitors = [_two_kinds() for _ in range(3)]
     whole = monitors[0].process(stream)
@@ -293,8 +388,8 @@ _SCORER: list[Scorer] = []
 
 
 @pytest.fixture(autouse=True)
-def _one_scorer(world: Any) -> None:
-    """The world's model, loaded once for all examples of the property."""
+def _one_scorer(world: Any, change: FeatureSet) -> None:
+    """The world's model, loaded once for all examples of the property; a feature set with state is known."""
     if not _SCORER:
         _SCORER.append(Scorer(world.model))
 
@@ -307,7 +402,7 @@ def _two_kinds() -> Monitor:
         "loop": Sensor("coolant"),
     }
     detectors = {
-        "bearing": Detector(spec("bearing", warmup=2), _SCORER[0].score_rows),
+        "bearing": Detector(spec("bearing", warmup=2, features=FeatureSet("change", 1)), _SCORER[0].score_rows),
         "coolant": Detector(spec("coolant"), _SCORER[0].score_rows),
     }
     return Monitor(Contract(kinds, sensors), detectors, ORIGIN)

@@ -58,6 +58,24 @@ def test_a_refused_time_does_not_move_the_sensor_back() -> None:
     assert door.refuse(Reading(NOON + 5, "axle-1", 90.0)) is not None
 
 
+def test_a_sensor_that_was_forgotten_begins_anew_and_the_others_do_not() -> None:
+    door = Gate(ONE_KIND)
+    for sensor in ("axle-1", "axle-2"):
+        door.refuse(Reading(NOON, sensor, 90.0))
+    door.forget("axle-1")
+    door.forget("never heard of")
+    assert door.refuse(Reading(NOON - 60, "axle-1", 90.0)) is None
+    assert door.refuse(Reading(NOON - 60, "axle-2", 90.0)) is not None
+
+
+def test_a_forgotten_sensor_no_longer_counts_towards_the_bound() -> None:
+    door = Gate(ONE_KIND)
+    for number in range(MAX_SENSORS):
+        door.refuse(Reading(NOON, f"axle-{number}", 90.0))
+    door.forget("axle-0")
+    assert door.refuse(Reading(NOON, "one more", 90.0)) is None
+
+
 def test_an_unknown_sensor_is_served_where_there_is_one_kind() -> None:
     assert Gate(ONE_KIND).refuse(Reading(NOON, "never heard of", 90.0)) is None
 

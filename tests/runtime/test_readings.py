@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axlebox.runtime.readings import MAX_LINE_BYTES, BadLine, LineReader, Reading, format_time, parse_time
+from axlebox.runtime.readings import MAX_LINE_BYTES, BadLine, LineReader, Reading, Replaced, format_time, parse_time
 
 MIDNIGHT = datetime(2022, 9, 10, tzinfo=UTC).timestamp()
 
 
-def read(*lines: bytes) -> list[Reading | BadLine]:
+def read(*lines: bytes) -> list[Reading | BadLine | Replaced]:
     return LineReader("temperature").read(lines)
 
 
@@ -205,6 +205,79 @@ def test_what_pythons_csv_module_writes_is_read_back() -> None:
     assert [(item.sensor, item.value) for item in found if isinstance(item, Reading)] == [row[1:] for row in rows]
 
 
+# -- marks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"2022-09-10T00:00:00Z,axle-1,replaced",
+        b'"2022-09-10T02:00:00+02:00", "axle-1" , replaced\r',
+        b'{"time":"2022-09-10T00:00:00Z","sensor":"axle-1","replaced":true}',
+    ],
+)
+def test_a_mark_may_stand_in_any_line_also_the_first(line: bytes) -> None:
+    after = {b"{": b'{"time":"2022-09-10T00:01:00","sensor":"axle-1","value":9}'}
+    reading = after.get(line[:1], b"2022-09-10T00:01:00,axle-1,9")
+    found = read(line, reading, line)
+    assert found == [
+        Replaced(MIDNIGHT, "axle-1", 1),
+        Reading(MIDNIGHT + 60, "axle-1", 9.0, 2),
+        Replaced(MIDNIGHT, "axle-1", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"", b"2022-09-10T00:00:00,replaced"),
+        (b"value,time", b"replaced,2022-09-10T00:00:00"),
+        (b"", b'{"replaced":true,"time":"2022-09-10T00:00:00"}'),
+    ],
+)
+def test_a_mark_without_a_sensor_belongs_to_the_contracts_only_one(lines: tuple[bytes, ...]) -> None:
+    assert LineReader("bearing-3").read(lines) == [Replaced(MIDNIGHT, "bearing-3", 2)]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"yesterday,axle-1,replaced", "'yesterday' is not a time"),
+        (b"2022-09-10T00:00:00,,replaced", "'' is not a sensor id"),
+        (b"2022-09-10T00:00:00,replaced", "2 columns, expected 3"),
+        (b"2022-09-10T00:00:00,axle-1,Replaced", "'Replaced' is not a number"),
+        (b"2022-09-10T00:00:00,axle-1,replaced by Ann", "'replaced by Ann' is not a number"),
+        (b"replaced,axle-1,9", "'replaced' is not a time"),
+    ],
+)
+def test_a_csv_line_that_is_no_mark_says_why(line: bytes, says: str) -> None:
+    assert says in bad(b"2022-09-10T00:00:00,axle-1,1", line).reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (b'"value":9,"replaced":true', "a value and says replaced, expected one of the two"),
+        (b'"value":null,"replaced":true', "a value and says replaced, expected one of the two"),
+        (b'"replaced":false', "it has no value"),
+        (b'"sensor":"axle-1"', "it has no value"),
+        (b'"replaced":"yes"', "not a JSON reading"),
+        (b'"replaced":1', "not a JSON reading"),
+        (b'"sensor":"","replaced":true', "'' is not a sensor id"),
+    ],
+)
+def test_a_json_line_that_is_no_mark_says_why(fields: bytes, says: str) -> None:
+    assert says in bad(b'{"time":"2022-09-10T00:00:00",%s}' % fields).reason
+
+
+def test_a_json_mark_without_a_good_time_is_none() -> None:
+    assert "not a time" in bad(b'{"time":"now","replaced":true}').reason
+
+
+def test_a_json_reading_may_say_that_nothing_was_replaced() -> None:
+    assert one(b'{"time":"2022-09-10T00:00:00","value":9,"replaced":false}').value == 9.0
+
+
 # -- times ----------------------------------------------------------------------------------------
 
 
@@ -263,7 +336,9 @@ noise = st.one_of(
     st.binary(max_size=80),
     st.text(max_size=80).map(str.encode),
     st.lists(
-        st.sampled_from([b"time", b"value", b"sensor", b",", b'"', b"{", b"}", b":", b"2022-09-10", b"1", b"\xff"])
+        st.sampled_from(
+            [b"time", b"value", b"sensor", b",", b'"', b"{", b"}", b":", b"2022-09-10", b"1", b"replaced", b"\xff"]
+        )
     ).map(b"".join),
 )
 
