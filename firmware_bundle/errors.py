@@ -47,6 +47,12 @@ class Damaged(AxleboxError):
     advice = "copy the bundle again, or use the second stick"
 
 
+class BoxDamaged(Damaged):
+    """What this box keeps is damaged, not the stick."""
+
+    advice = "call for help"
+
+
 class WrongTarget(AxleboxError):
     """Made for another vehicle or other hardware."""
 

@@ -27,6 +27,7 @@ DOCUMENTED = {
     "BadSignature": 10,
     "TooFewSignatures": 11,
     "Damaged": 12,
+    "BoxDamaged": 12,
     "WrongTarget": 13,
     "WrongHardware": 13,
     "WrongVehicle": 13,

@@ -1,0 +1,171 @@
+"""The file store.db: its tables, how it is opened for writing or reading, and its write-ahead log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
+
+NAME, SET_ASIDE = "store.db", "store.damaged.db"
+FORMAT = 1
+"""Stands in the database as its user_version."""
+
+_PAGE_BYTES = 4096
+_WAL_HEADER, _FRAME_HEADER = 32, 24  # https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+_CACHE_KIB = 256
+_WRITER_BUSY_S = 0.1
+_READER_BUSY_S = 2.0
+_SCHEMA = (
+    "CREATE TABLE about (session INTEGER NOT NULL)",
+    "INSERT INTO about VALUES (0)",
+    "CREATE TABLE blocks (id INTEGER PRIMARY KEY, session INTEGER NOT NULL, items INTEGER NOT NULL,"
+    " body BLOB NOT NULL)",
+    "CREATE TABLE events (id INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    "CREATE TABLE marks (id INTEGER PRIMARY KEY, time REAL NOT NULL, sensor TEXT NOT NULL)",
+    "CREATE TABLE sensors (sensor TEXT PRIMARY KEY, time REAL, value REAL, status TEXT NOT NULL,"
+    " session INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE counts (digest TEXT PRIMARY KEY, session INTEGER NOT NULL, readings INTEGER NOT NULL,"
+    " flags INTEGER NOT NULL, anomalies INTEGER NOT NULL, faults INTEGER NOT NULL, invalid INTEGER NOT NULL)"
+    " WITHOUT ROWID",
+    f"PRAGMA user_version = {FORMAT}",
+)
+
+
+class Unfit(Exception):
+    """A file that cannot be the store; its text says why."""
+
+
+def open_for_writing(data: Path) -> sqlite3.Connection:
+    """The database of a data folder, made where there is none. Raises Unfit, sqlite3.Error and OSError."""
+    db = sqlite3.connect(data / NAME, timeout=_WRITER_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        with _unfit_if_damaged():
+            _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    db.execute("PRAGMA temp_store = MEMORY")
+    found = _format(db)
+    if found > FORMAT:
+        raise Unfit(f"of format {found}, and this runtime knows format {FORMAT}")
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise Unfit("damaged")
+    if found == 0 and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        raise Unfit("another program's")
+    db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    db.execute("PRAGMA journal_mode = WAL")
+    # A power cut may take the last transactions, and never mixes old and new: the log is synced before it is copied.
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # Store does it, and counts what it writes
+    if found == 0:
+        with transaction(db):
+            for statement in _SCHEMA:
+                db.execute(statement)
+
+
+def _format(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextlib.contextmanager
+def _unfit_if_damaged() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise Unfit("damaged") from error
+        raise
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether SQLite found that the file itself is wrong."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def set_aside(data: Path) -> None:
+    """Keep an unfit database as store.damaged.db, in place of an older one."""
+    # The log goes first: one that is left behind would be played into the new database.
+    for end in ("-wal", "-shm"):
+        data.joinpath(NAME + end).unlink(missing_ok=True)
+    disk.rename_durable(data / NAME, data / SET_ASIDE)
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def reading(data: Path) -> Iterator[sqlite3.Connection | None]:
+    """A read-only connection of one's own; None where nothing is kept yet.
+
+    Raises BoxDamaged, and AxleboxError where the file cannot be read now.
+    """
+    path = data / NAME
+    try:
+        if not path.exists():
+            yield None
+            return
+        with contextlib.closing(sqlite3.connect(_uri(path), _READER_BUSY_S, isolation_level=None, uri=True)) as db:
+            found = _format(db)
+            if found > FORMAT:
+                raise BoxDamaged(f"{path} is of format {found}, and this runtime knows format {FORMAT}")
+            yield db if found else None
+    except (sqlite3.Error, OSError) as error:
+        if is_damage(error):
+            raise BoxDamaged(f"{path} is damaged: {error}") from error
+        raise AxleboxError(f"{path} cannot be read: {error}") from error
+
+
+def _uri(path: Path) -> str:
+    """A database without a log in a folder that is not ours to write: SQLite could not make its -shm there."""
+    resting = not path.with_name(NAME + "-wal").exists() and not os.access(path.parent, os.W_OK)
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if resting else ''}"
+
+
+# -- the write-ahead log ------------------------------------------------------------------------------
+
+
+def log_bytes(data: Path) -> int:
+    try:
+        return data.joinpath(NAME + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def cut_log(db: sqlite3.Connection, data: Path) -> int:
+    """Copy the log into the database and cut it to nothing, unless a reader is at work in it. Returns bytes copied."""
+    pages = _pages_in_log(data)
+    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return 0 if busy else pages * _PAGE_BYTES
+
+
+def _pages_in_log(data: Path) -> int:
+    """How many different pages the log holds."""
+    frame = np.dtype([("page", ">u4"), ("rest", f"V{_FRAME_HEADER - 4 + _PAGE_BYTES}")])
+    count = max(0, log_bytes(data) - _WAL_HEADER) // frame.itemsize
+    if count == 0:
+        return 0
+    frames = np.memmap(data / (NAME + "-wal"), frame, "r", _WAL_HEADER, (count,))
+    return len(np.unique(frames["page"]))
