@@ -17,10 +17,11 @@ NAME, SET_ASIDE = "store.db", "store.damaged.db"
 FORMAT = 1
 """Stands in the database as its user_version."""
 
-_PAGE_BYTES = 4096
+_PAGE_BYTES = 1024
+"""Every flush changes a few rows of a few tables, and writes each of their pages whole."""
 _WAL_HEADER, _FRAME_HEADER = 32, 24  # https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 _CACHE_KIB = 256
-_WRITER_BUSY_S = 0.1
+_WRITER_BUSY_MS = 100
 _READER_BUSY_S = 2.0
 _SCHEMA = (
     "CREATE TABLE about (session INTEGER NOT NULL)",
@@ -44,7 +45,7 @@ class Unfit(Exception):
 
 def open_for_writing(data: Path) -> sqlite3.Connection:
     """The database of a data folder, made where there is none. Raises Unfit, sqlite3.Error and OSError."""
-    db = sqlite3.connect(data / NAME, timeout=_WRITER_BUSY_S, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(data / NAME, timeout=_WRITER_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
     try:
         with _unfit_if_damaged():
             _prepare(db)
@@ -67,9 +68,8 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise Unfit("another program's")
     db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
     db.execute("PRAGMA journal_mode = WAL")
-    # A power cut may take the last transactions, and never mixes old and new: the log is synced before it is copied.
-    db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # Store does it, and counts what it writes
+    db.execute("PRAGMA secure_delete = OFF")  # Debian builds it in, and every deleted block would be written once more
     if found == 0:
         with transaction(db):
             for statement in _SCHEMA:
@@ -105,7 +105,10 @@ def set_aside(data: Path) -> None:
 
 
 @contextlib.contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
+def transaction(db: sqlite3.Connection, durable: bool = True) -> Iterator[None]:
+    """All or nothing. One that is not durable may be lost, whole, in a power cut soon after it."""
+    # NORMAL syncs the log before it is copied into the database, so old and new are never mixed.
+    db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -157,7 +160,9 @@ def log_bytes(data: Path) -> int:
 def cut_log(db: sqlite3.Connection, data: Path) -> int:
     """Copy the log into the database and cut it to nothing, unless a reader is at work in it. Returns bytes copied."""
     pages = _pages_in_log(data)
+    db.execute("PRAGMA busy_timeout = 0")  # there will be another flush, and readings are waiting
     busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    db.execute(f"PRAGMA busy_timeout = {_WRITER_BUSY_MS}")
     return 0 if busy else pages * _PAGE_BYTES
 
 

@@ -67,9 +67,9 @@ def encode(items: Sequence[Item]) -> bytes:
     """At least one reading or mark as a block. Lines (`line`) are not kept."""
     places: dict[str, int] = {}
     order = np.array([places.setdefault(name, len(places)) for name in map(_sensor, items)], dtype=np.int64)
-    marks = [place for place, item in enumerate(items) if type(item) is Replaced]
+    marks = [place for place, item in enumerate(items) if isinstance(item, Replaced)]
     times = np.fromiter(map(_time, items), dtype=np.float64, count=len(items))
-    values = np.array([np.nan if type(item) is Replaced else item.value for item in items], dtype=np.float64)
+    values = np.array([np.nan if isinstance(item, Replaced) else item.value for item in items], dtype=np.float64)
     block = _Block(
         items=len(items),
         sensors=zlib.compress(msgspec.json.encode(list(places))),
@@ -132,7 +132,7 @@ def _in_best_unit(numbers: NDArray[np.float64], units: Sequence[int]) -> tuple[i
 
 def _in_unit(numbers: NDArray[np.float64], unit: int) -> tuple[_Whole, NDArray[np.bool_]]:
     """Numbers as whole ones of a unit, and which of them would not come back to the bit."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = np.rint(numbers * unit)
     possible = np.abs(scaled) <= _LARGEST_WHOLE  # False for NaN
     whole = np.where(possible, scaled, 0).astype(np.int64)

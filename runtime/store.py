@@ -25,9 +25,10 @@ from axlebox.runtime.detector import INVALID, NO_SENSOR, OK, Outcome
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.readings import Replaced
 
-FLUSH_S = 60.0
+FLUSH_S = 120.0
+"""So long readings wait at most; twice as often would write half as much again."""
 SOON_S = 5.0
-"""So long an event waits at most, when none came before it; and so long a failed flush."""
+"""So long an event or mark waits at most where none came shortly before; and so long a failed flush."""
 BLOCK_READINGS = 16_384
 """So many waiting readings are written at once."""
 MAX_WAITING = 2 * BLOCK_READINGS
@@ -141,14 +142,14 @@ class Store:
         waited = now - self._flushed_at
         if self.last_error is not None:
             return waited >= SOON_S
-        if self._events or self._marked:
+        if self._urgent:
             return waited >= self._soon_s or len(self._items) >= BLOCK_READINGS
         return waited >= FLUSH_S or len(self._items) >= BLOCK_READINGS
 
     def flush(self) -> None:
         """Write all that waits, in one transaction. A failure is counted, and the next flush tries again."""
         # A flapping sensor must not wear the flash out: one quick flush, then ever slower ones.
-        self._soon_s = min(2 * self._soon_s, FLUSH_S) if self._events or self._marked else SOON_S
+        self._soon_s = min(2 * self._soon_s, FLUSH_S) if self._urgent else SOON_S
         self._flushed_at = monotonic()
         try:
             self._write(self._connected())
@@ -168,6 +169,11 @@ class Store:
                 self.bytes_written += database.cut_log(self._db, self._data)
         self._disconnect()
 
+    @property
+    def _urgent(self) -> bool:
+        """Whether something waits that must survive a power cut: readings need not."""
+        return bool(self._events) or self._marked
+
     # -- writing -----------------------------------------------------------------------------------
 
     def _write(self, db: sqlite3.Connection) -> None:
@@ -176,7 +182,7 @@ class Store:
         before = database.log_bytes(self._data)
         if before > MAX_WAL_BYTES:
             raise sqlite3.OperationalError(f"a reader that does not end holds {NAME}-wal")
-        with database.transaction(db):
+        with database.transaction(db, durable=self._urgent):
             self._write_blocks(db)
             self._write_events(db)
             self._write_sensors(db)
