@@ -40,7 +40,6 @@ from axlebox.runtime.version import VERSION
 from axlebox.training.forest import sklearn_score_rows
 from axlebox.training.parameters import BundleParameters
 from axlebox.training.runs import DetectorFile, Run, write_report
-from axlebox.training.steps import to_readings
 from axlebox.training.workspace import Workspace
 
 GOLDEN_ROWS = 200
@@ -166,6 +165,10 @@ def make_golden(run: Run, detector_file: DetectorFile, model: bytes) -> Golden:
 
 def golden_readings(predictions: pd.DataFrame) -> list[Reading]:
     """Up to GOLDEN_ROWS readings of held-out time, half of them flagged if so many are, in order."""
+    # golden.json has no marks: to the self-test all rows of an id are one sensor, which starts empty. Their answers
+    # are computed in the same way, so only the gate must let them through: an era may begin before the last one's end.
+    newest = predictions.groupby("sensor")["time"].cummax()
+    predictions = predictions[~predictions[["sensor"]].assign(newest=newest).duplicated()]
     flags = predictions["flag"].to_numpy()
     flagged, plain = np.flatnonzero(flags), np.flatnonzero(~flags)
     from_flagged = min(len(flagged), GOLDEN_ROWS // 2)
@@ -173,4 +176,4 @@ def golden_readings(predictions: pd.DataFrame) -> list[Reading]:
     for numbers, count in ((flagged, from_flagged), (plain, min(len(plain), GOLDEN_ROWS - from_flagged))):
         picked.update(numbers[np.linspace(0, len(numbers) - 1, count).astype(int)].tolist() if count else ())
     chosen = predictions.iloc[sorted(picked)]
-    return to_readings(chosen)
+    return [Reading(*row) for row in chosen[["time", "sensor", "value"]].itertuples(index=False)]

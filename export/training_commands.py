@@ -71,7 +71,7 @@ def ingest(files: tuple[Path, ...], as_json: bool) -> None:
             f"{facts.name}: {facts.rows} rows, {facts.format}, {'a header' if facts.header else 'no header'}, "
             f"{facts.sensors} sensor{'s' if facts.sensors > 1 else ''}, {facts.lowest:g} to {facts.highest:g}",
             f"  {format_time(facts.first)} to {format_time(facts.last)}, {period}, {facts.gaps} gaps, "
-            f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid",
+            f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid, {facts.replaced} replaced",
         ]
         lines += [f"  invalid line {one.line}: {one.reason}" for one in invalid[:_SHOWN_INVALID]]
         if len(invalid) > _SHOWN_INVALID:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +48,16 @@ class Invalid(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Readings of one or more files after the gate."""
+    """What one or more files hold, after the gate."""
 
-    readings: list[Reading]
+    items: list[Reading | Replaced]
+    """Readings that training uses, and the marks of replaced sensors in their places among them."""
     invalid: list[Invalid]
     files: tuple[DataFile, ...]
+
+    @property
+    def readings(self) -> list[Reading]:
+        return [one for one in self.items if isinstance(one, Reading)]
 
     def __len__(self) -> int:
         return len(self.readings)
@@ -79,19 +85,22 @@ class FileFacts:
     """Intervals longer than three periods."""
     longest_stuck: int
     """Most readings in a row of one sensor with the same value."""
+    replaced: int
+    """Marks. Across one of them there is no interval and no run."""
     lowest: float
     highest: float
 
 
 def check_items(
     items: Iterable[Reading | BadLine | Replaced], gate: Gate, file: str
-) -> tuple[list[Reading], list[Invalid]]:
-    """Part what the gate lets through from what it does not, in order."""
-    good: list[Reading] = []
+) -> tuple[list[Reading | Replaced], list[Invalid]]:
+    """Part what the gate lets through, and the marks, from what it does not, in order."""
+    good: list[Reading | Replaced] = []
     invalid: list[Invalid] = []
     for item in items:
         if isinstance(item, Replaced):
             gate.forget(item.sensor)
+            good.append(item)
             continue
         reason = item.reason if isinstance(item, BadLine) else gate.refuse(item)
         if reason is not None:
@@ -99,6 +108,16 @@ def check_items(
         elif isinstance(item, Reading):
             good.append(item)
     return good, invalid
+
+
+def with_eras(items: Iterable[Reading | Replaced]) -> Iterator[tuple[Reading, int]]:
+    """Each reading with its era: how many marks of its sensor came before it."""
+    marks: Counter[str] = Counter()
+    for item in items:
+        if isinstance(item, Replaced):
+            marks[item.sensor] += 1
+        else:
+            yield item, marks[item.sensor]
 
 
 def ingest(workspace: Workspace, contract: Contract, paths: Sequence[Path]) -> list[tuple[FileFacts, list[Invalid]]]:
@@ -122,7 +141,7 @@ def _ingest_locked(
         incoming = _take_copy(workspace, path)
         reader = LineReader(contract.only_sensor())
         good, invalid = check_items(reader.read(read_lines(incoming)), gate, path.name)
-        if not good:
+        if not any(isinstance(one, Reading) for one in good):
             why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
             incoming.unlink()
             order = ". DO: give the files oldest first" if found else ""
@@ -139,7 +158,7 @@ def load_current(workspace: Workspace, contract: Contract) -> Checked:
     if not path.exists():
         raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
     gate = Gate(contract)
-    readings: list[Reading] = []
+    items: list[Reading | Replaced] = []
     invalid: list[Invalid] = []
     files = []
     for stored in decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files:
@@ -147,10 +166,11 @@ def load_current(workspace: Workspace, contract: Contract) -> Checked:
         if not copy.is_file() or _sha256(copy) != stored.sha256:
             raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
         good, bad = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
-        readings += good
+        items += good
         invalid += bad
-        files.append(DataFile(stored.name, stored.sha256, len(good) + len(bad), len(bad)))
-    return Checked(readings, invalid, tuple(files))
+        rows = sum(isinstance(one, Reading) for one in good) + len(bad)
+        files.append(DataFile(stored.name, stored.sha256, rows, len(bad)))
+    return Checked(items, invalid, tuple(files))
 
 
 def _sha256(path: Path) -> str:
@@ -182,25 +202,27 @@ def _keep(workspace: Workspace, path: Path, incoming: Path) -> StoredFile:
     return stored
 
 
-def _facts(name: str, reader: LineReader, good: Sequence[Reading], invalid: Sequence[Invalid]) -> FileFacts:
-    by_sensor: dict[str, list[Reading]] = {}
-    for reading in good:
-        by_sensor.setdefault(reading.sensor, []).append(reading)
-    steps = np.concatenate([np.diff([one.time for one in readings]) for readings in by_sensor.values()])
+def _facts(name: str, reader: LineReader, good: Sequence[Reading | Replaced], invalid: Sequence[Invalid]) -> FileFacts:
+    by_era: dict[tuple[str, int], list[Reading]] = {}
+    for reading, era in with_eras(good):
+        by_era.setdefault((reading.sensor, era), []).append(reading)
+    steps = np.concatenate([np.diff([one.time for one in readings]) for readings in by_era.values()])
     period = float(np.median(steps)) if len(steps) else None
-    values = np.array([one.value for one in good])
+    readings = [one for one in good if isinstance(one, Reading)]
+    values = np.array([one.value for one in readings])
     return FileFacts(
         name=name,
         format=reader.format or "",
         header=reader.has_header,
-        rows=len(good) + len(invalid),
+        rows=len(readings) + len(invalid),
         invalid=len(invalid),
-        sensors=len(by_sensor),
-        first=min(one.time for one in good),
-        last=max(one.time for one in good),
+        sensors=len({sensor for sensor, _ in by_era}),
+        first=min(one.time for one in readings),
+        last=max(one.time for one in readings),
         period_s=period,
         gaps=int(np.sum(steps > 3 * period)) if period else 0,
-        longest_stuck=max(_longest_run([one.value for one in readings]) for readings in by_sensor.values()),
+        longest_stuck=max(_longest_run([one.value for one in readings]) for readings in by_era.values()),
+        replaced=len(good) - len(readings),
         lowest=float(values.min()),
         highest=float(values.max()),
     )

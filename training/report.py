@@ -130,6 +130,8 @@ def _scale(values: NDArray[np.float64], low: float, high: float, start: float, e
 
 def _quality(quality: Mapping[str, Any]) -> str:
     rows = [("Readings used", f"{quality['readings']:,}"), ("Invalid, not used", f"{quality['invalid']:,}")]
+    if quality.get("replaced"):  # a run from before marks says nothing of them
+        rows.append(("Sensors replaced", f"{quality['replaced']:,}"))
     rows += [(f"{one['file']}, line {one['line']}", escape(one["reason"])) for one in quality["first_invalid"]]
     return _table(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import zipfile
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AxleboxError, Damaged, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, DetectorSpec, Lineage, ParityProof, decode, encode
-from axlebox.runtime.readings import format_time
+from axlebox.runtime.readings import REPLACED, Reading, format_time
 from axlebox.training.parameters import Parameters
 from axlebox.training.provenance import code_revision, library_versions, who
 from axlebox.training.report import render_report
+from axlebox.training.steps import to_readings
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -136,10 +138,13 @@ def write_run(runs: Path, trained: Trained) -> str:
 
 
 def write_readings(path: Path, frame: pd.DataFrame) -> None:
-    """Readings of a frame as a file that the vehicle reads: time,sensor,value."""
-    columns = (frame["time"].tolist(), frame["sensor"].tolist(), frame["value"].tolist())
-    rows = [f"{format_time(time)},{sensor},{value!r}\n" for time, sensor, value in zip(*columns, strict=True)]
-    path.write_text("time,sensor,value\n" + "".join(rows), encoding="utf-8")
+    """Readings and marks of a frame as a file that the vehicle reads: time,sensor,value."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")  # an id may hold a comma
+        writer.writerow(("time", "sensor", "value"))
+        for item in to_readings(frame):
+            value = item.value if isinstance(item, Reading) else REPLACED
+            writer.writerow((format_time(item.time), item.sensor, value))
 
 
 def _sync_file(path: Path) -> None:

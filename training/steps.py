@@ -1,10 +1,12 @@
 """The steps of a training, as plain functions on frames; the Kedro nodes join them.
 
-Frames of readings have the columns time (POSIX seconds, UTC), sensor, value.
+Frames of readings have the columns time (POSIX seconds, UTC), sensor, value, and era: how many marks
+of the sensor came before. A sensor's next era is the readings of another sensor under the same id.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,10 +17,10 @@ from numpy.typing import NDArray
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet
 from axlebox.runtime.detector import INVALID, Detector, Monitor, Origin
-from axlebox.runtime.readings import Reading
+from axlebox.runtime.readings import REPLACED, Reading, Replaced
 from axlebox.training.forest import sklearn_score_rows
 from axlebox.training.parameters import Parameters
-from axlebox.training.readings import Checked
+from axlebox.training.readings import Checked, with_eras
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -28,26 +30,39 @@ _SHOWN_INVALID = 20
 _UNKNOWN = Origin("in-training", 0, "0" * 64)
 
 
-def to_frame(readings: list[Reading]) -> pd.DataFrame:
+def to_frame(items: Sequence[Reading | Replaced]) -> pd.DataFrame:
+    rows = list(with_eras(items))
     return pd.DataFrame(
         {
-            "time": np.array([one.time for one in readings], dtype=np.float64),
-            "sensor": pd.Series([one.sensor for one in readings], dtype=object),
-            "value": np.array([one.value for one in readings], dtype=np.float64),
+            "time": np.array([one.time for one, _ in rows], dtype=np.float64),
+            "sensor": pd.Series([one.sensor for one, _ in rows], dtype=object),
+            "value": np.array([one.value for one, _ in rows], dtype=np.float64),
+            "era": np.array([era for _, era in rows], dtype=np.int64),
         }
     )
 
 
-def to_readings(frame: pd.DataFrame) -> list[Reading]:
-    columns = (frame["time"].tolist(), frame["sensor"].tolist(), frame["value"].tolist())
-    return [Reading(*row) for row in zip(*columns, strict=True)]
+def to_readings(frame: pd.DataFrame) -> list[Reading | Replaced]:
+    """The stream that a frame came from: a mark, at the time of the reading after it, where an era begins.
+
+    None where the frame itself begins with a later era: state is empty there anyway.
+    """
+    begins = frame.groupby("sensor", sort=False)["era"].diff() > 0
+    columns = (frame["time"].tolist(), frame["sensor"].tolist(), frame["value"].tolist(), begins.tolist())
+    items: list[Reading | Replaced] = []
+    for time, sensor, value, begin in zip(*columns, strict=True):
+        if begin:
+            items.append(Replaced(time, sensor))
+        items.append(Reading(time, sensor, value))
+    return items
 
 
 def data_quality(checked: Checked) -> dict[str, Any]:
     """What the gate let through and what not, for the report."""
     return {
         "files": [msgspec.structs.asdict(one) for one in checked.files],
-        "readings": len(checked.readings),
+        "readings": len(checked),
+        "replaced": len(checked.items) - len(checked),
         "invalid": len(checked.invalid),
         "first_invalid": [msgspec.structs.asdict(one) for one in checked.invalid[:_SHOWN_INVALID]],
     }
@@ -95,7 +110,7 @@ def predict(forest: IsolationForest, spec: DetectorSpec, contract: Contract, rea
     Returns the readings with the columns status, score, flag, event (True where one is raised).
     """
     monitor = Monitor(contract, {spec.kind: Detector(spec, sklearn_score_rows(forest))}, _UNKNOWN)
-    outcomes = monitor.process(to_readings(readings))
+    outcomes = [one for one in monitor.process(to_readings(readings)) if one.status != REPLACED]
     if any(outcome.status == INVALID for outcome in outcomes):
         raise RuntimeError("readings that passed the gate once must pass it again")
     return readings.assign(
@@ -107,8 +122,11 @@ def predict(forest: IsolationForest, spec: DetectorSpec, contract: Contract, rea
 
 
 def evaluate(predictions: pd.DataFrame, train: pd.DataFrame, spec: DetectorSpec) -> dict[str, Any]:
-    """Counts and rates on held-out time, per day of exposure (sensor-days where there are many)."""
-    times = predictions.groupby("sensor")["time"]
+    """Counts and rates on held-out time, per day of exposure (sensor-days where there are many).
+
+    From one era's last reading to the next one's first, nobody was watched.
+    """
+    times = predictions.groupby(["sensor", "era"])["time"]
     exposure = float((times.max() - times.min()).sum()) / 86400
     flags = int(predictions["flag"].sum())
     events = int(predictions["event"].sum())

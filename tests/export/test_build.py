@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,48 @@ def test_golden_readings_are_as_many_whatever_is_flagged(flagged: int, expected:
     found = golden_readings(frame)
     assert len({one.time for one in found}) == expected
     assert sum(one.time < flagged for one in found) == min(flagged, 100)
+
+
+def test_golden_readings_pass_the_gate_without_marks() -> None:
+    """A new sensor's clock was behind, then level with the old one's last reading, then ahead."""
+    times = [10.0, 20.0, 30.0, 5.0, 30.0, 40.0]
+    frame = pd.DataFrame({"time": times, "sensor": "a", "value": 1.0, "era": [0, 0, 0, 1, 1, 1], "flag": False})
+    assert [one.time for one in golden_readings(frame)] == [10.0, 20.0, 30.0, 40.0]
+    both = pd.concat([frame, frame.assign(sensor="b")], ignore_index=True)
+    assert len(golden_readings(both)) == 8
+
+
+def test_a_sensor_that_was_replaced_goes_all_the_way(
+    axlebox: Any, exported: Path, copied: Path, tmp_path: Path
+) -> None:
+    """Ingest, train, export and score: its clock stands an hour behind from the mark on."""
+    header, *lines = (exported.parent / "readings.csv").read_text().splitlines()
+    sensor, change = lines[0].split(",")[1], int(len(lines) * 0.9)
+    after = [line for line in lines[change:] if line.split(",")[1] == sensor]
+    early = datetime.fromisoformat(after[0].split(",")[0]) - timedelta(hours=1)
+    mark = f"{after[0].split(',')[0]},{sensor},replaced"
+    kept = [line for line in lines if line not in after]
+    moved = [f"{(early + timedelta(minutes=5 * n)).isoformat()},{sensor},{1 + n}" for n, _ in enumerate(after)]
+    (tmp_path / "in.csv").write_text("\n".join([header, *kept, mark, *moved]) + "\n")
+
+    said = axlebox.ok("ingest", tmp_path / "in.csv", cwd=copied)
+    assert "0 invalid, 1 replaced" in said
+    (facts,) = json.loads(axlebox.ok("ingest", tmp_path / "in.csv", "--json", cwd=copied))["files"]
+    assert (facts["replaced"], facts["rows"]) == (1, len(lines))
+    axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
+    run = open_run(copied / "runs", None)
+    assert set(run.predictions()["era"]) == {0, 1}
+    assert "<th>Sensors replaced<td>1" in (run.folder / "report.html").read_text()
+    axlebox.ok("export", cwd=copied)
+    (bundle,) = (copied / "dist").glob("*-2.axb")
+
+    held_out, out = run.folder / "held_out.csv", tmp_path / "out.csv"
+    assert "  1 sensor replaced" in axlebox.ok("score", bundle, held_out, "-o", out, cwd=copied)
+    rows = list(csv.DictReader(out.open()))
+    (marked,) = [row for row in rows if row["status"] == "replaced"]
+    assert (marked["sensor"], marked["value"], marked["score"], marked["flag"]) == (sensor, "", "", "0")
+    scored = [row["flag"] == "1" for row in rows if row["status"] == "ok"]
+    assert scored == run.predictions()["flag"].tolist() and len(rows) == len(scored) + 1
 
 
 def test_score_of_a_file_without_readings_writes_nothing(axlebox: Any, exported: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
+from axlebox.runtime.readings import Replaced
+from axlebox.training import steps
 from axlebox.training.contract import load_contract
 from axlebox.training.readings import Checked, FileFacts, Invalid, ingest, load_current
 from axlebox.training.workspace import Workspace, init_workspace
@@ -51,6 +53,7 @@ def current(workspace: Workspace) -> Checked:
         ("2022-09-10,1,2,3\n" * 3, "line 1: 4 columns, expected 2"),
         ("2022-09-10T00:00:00;1\n", "line 1: 1 column"),
         ("2022-09-10T00:00:00,nan\n", "line 1: its value is nan"),
+        ("2022-09-10T00:00:00,replaced\n", "no reading found in 0 lines"),
     ],
 )
 def test_a_file_without_a_reading_is_refused_and_nothing_changes(
@@ -129,6 +132,36 @@ def test_facts_say_what_was_read_and_guessed(take_in: Ingest) -> None:
     assert (facts.header, facts.format, facts.rows, facts.sensors) == (True, "csv", 5, 1)
     assert (facts.period_s, facts.gaps, facts.longest_stuck) == (300, 1, 3)
     assert (facts.lowest, facts.highest) == (7, 9)
+
+
+def test_neither_a_period_nor_a_gap_nor_a_stuck_run_reaches_across_a_mark(take_in: Ingest) -> None:
+    times = [f"2022-09-10T{hour:02}:{minute:02}:00Z" for hour in (0, 9) for minute in (0, 5, 10)]
+    lines = [f"{time},7" for time in times]
+    without, _ = take_in("\n".join(lines))
+    lines.insert(3, "2022-09-10T08:00:00Z,replaced")
+    facts, invalid = take_in("\n".join(lines))
+    assert (without.gaps, without.longest_stuck, without.replaced) == (1, 6, 0)
+    assert (facts.gaps, facts.longest_stuck, facts.replaced) == (0, 3, 1)
+    assert (facts.rows, facts.invalid, invalid, facts.sensors, facts.period_s) == (6, 0, [], 1, 300)
+
+
+def test_a_new_sensor_s_clock_may_be_behind_the_old_one_s(take_in: Ingest, workspace: Workspace) -> None:
+    facts, _ = take_in(GOOD + "2022-09-10T00:06:00,replaced\n2022-09-09T00:00:00,3\n2022-09-09T00:05:00,4\n")
+    assert (facts.invalid, facts.rows, facts.period_s, facts.gaps) == (0, 4, 300, 0)
+    assert [one.value for one in current(workspace).readings] == [1, 2, 3, 4]
+
+
+def test_eras_are_counted_across_files_and_marks_are_no_rows(workspace: Workspace, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    first.write_text(GOOD + "2022-09-10T00:06:00,replaced\n")
+    second.write_text("2022-09-10T00:07:00,3\n2022-09-10T00:08:00,replaced\n2022-09-10T00:09:00,4\n")
+    found = ingest(workspace, load_contract(workspace.contract_path), [first, second])
+    checked = current(workspace)
+    assert [facts.replaced for facts, _ in found] == [1, 1]
+    assert [(one.rows, one.invalid) for one in checked.files] == [(2, 0), (2, 0)]
+    assert len(checked) == 4 and sum(isinstance(one, Replaced) for one in checked.items) == 2
+    assert steps.to_frame(checked.items)["era"].tolist() == [0, 0, 1, 2]
+    assert steps.data_quality(checked)["replaced"] == 2
 
 
 def test_a_line_without_end_does_not_fill_the_memory(take_in: Ingest) -> None:

@@ -7,12 +7,17 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import IsolationForest
 
+from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind, Sensor
+from axlebox.runtime.detector import REPLACED, Detector, Monitor, Origin
+from axlebox.runtime.readings import LineReader, Reading, Replaced
+from axlebox.runtime.scorer import Scorer
 from axlebox.training import steps
 from axlebox.training.forest import train_forest
 from axlebox.training.parameters import BundleParameters, Parameters, check
 from axlebox.training.run import parse_params
+from axlebox.training.runs import write_readings
 
 CONTRACT = Contract(kinds={"temperature": Kind()})
 VALUE = FeatureSet("value", 1)
@@ -20,7 +25,7 @@ PARAMETERS = Parameters(bundle=BundleParameters(name="x"))
 
 
 def frame(times: list[float], sensor: str = "temperature") -> pd.DataFrame:
-    return pd.DataFrame({"time": times, "sensor": sensor, "value": np.arange(len(times), dtype=float)})
+    return pd.DataFrame({"time": times, "sensor": sensor, "value": np.arange(len(times), dtype=float), "era": 0})
 
 
 def test_the_split_is_in_time_order_and_loses_nothing() -> None:
@@ -52,7 +57,7 @@ def test_the_talk_s_detector_flags_exactly_what_scikit_learn_flags(temps_csv: Pa
     expected = talk.predict(values[cut:]) == -1
 
     times = pd.to_datetime(raw["time"], utc=True).astype("int64") / 1e9
-    readings = pd.DataFrame({"time": times, "sensor": "temperature", "value": raw["value"].astype(float)})
+    readings = pd.DataFrame({"time": times, "sensor": "temperature", "value": raw["value"].astype(float), "era": 0})
     train, test = steps.split_by_time(readings, PARAMETERS.train_fraction)
     forest = train_forest(steps.feature_rows(train, CONTRACT, VALUE), PARAMETERS)
     spec = steps.make_spec(CONTRACT, VALUE, -float(forest.offset_))
@@ -67,6 +72,91 @@ def test_evaluation_counts_flags_and_events_per_day_of_exposure() -> None:
     )
     found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
     assert (found["flags_per_sensor_day"], found["events_per_sensor_day"]) == (2.0, 1.0)
+
+
+# -- eras -----------------------------------------------------------------------------------------
+
+
+def test_an_era_counts_the_marks_of_its_own_sensor() -> None:
+    items = [
+        Reading(1.0, "a", 5.0),
+        Replaced(2.0, "a"),
+        Reading(3.0, "a", 6.0),
+        Reading(3.0, "b", 7.0),
+        Replaced(4.0, "stranger"),
+        Replaced(4.0, "a"),
+        Replaced(5.0, "a"),
+        Reading(6.0, "a", 8.0),
+    ]
+    frame = steps.to_frame(items)
+    assert frame["era"].tolist() == [0, 1, 0, 3]
+    a, first, b, last = (one for one in items if isinstance(one, Reading))
+    assert steps.to_readings(frame) == [a, Replaced(3.0, "a"), first, b, Replaced(6.0, "a"), last]
+
+
+def test_a_frame_that_begins_with_a_later_era_begins_without_a_mark() -> None:
+    assert steps.to_readings(frame([1.0]).assign(era=2)) == [Reading(1.0, "temperature", 0.0)]
+
+
+def test_feature_rows_begin_anew_with_an_era_of_their_sensor_alone(change: FeatureSet) -> None:
+    step = [Reading(2.0, "a", 60.0), Reading(2.0, "b", 60.0)]
+    items = [Reading(1.0, "a", 50.0), Reading(1.0, "b", 50.0), Replaced(2.0, "a"), *step]
+    assert steps.feature_rows(steps.to_frame(items), CONTRACT, change)[:, 0].tolist() == [100, 100, 100, 110]
+
+
+def test_the_hours_between_two_eras_are_no_exposure() -> None:
+    predictions = frame([0.0, 43200.0, 864000.0, 907200.0]).assign(
+        era=[0, 0, 1, 1], flag=True, event=False, score=0.5, status="ok"
+    )
+    found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
+    assert (found["exposure_sensor_days"], found["sensors"]) == (1.0, 1)
+
+
+def replaced_in_service() -> list[Reading | Replaced]:
+    """Two sensors with everyday noise, spikes, and marks in training time, in held-out time and where a clock goes
+    back; each new sensor shows another level, which without its mark would be a jump."""
+    random = np.random.default_rng(3)
+    items: list[Reading | Replaced] = []
+    replaced = {"axle, left": (500, 1800, 1950), "b": (1700,)}
+    for minute in range(2000):
+        for sensor, minutes in replaced.items():
+            if minute in minutes:
+                items.append(Replaced(60.0 * minute, sensor))
+            level = 100.0 + 40.0 * sum(minute >= one for one in minutes) + 60.0 * (minute % 97 == 0)
+            late = 7200.0 if sensor != "b" and minute >= 1800 else 0.0
+            items.append(Reading(60.0 * minute - late, sensor, float(round(level + random.normal(0, 2), 2))))
+    return items
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_training_and_the_box_agree_on_held_out_readings_with_marks(
+    change: FeatureSet, tmp_path: Path, stateful: bool
+) -> None:
+    """scikit-learn on a frame, against lines of text through the vehicle's reader, Monitor and Scorer."""
+    features = change if stateful else VALUE
+    train, test = steps.split_by_time(steps.to_frame(replaced_in_service()), 0.8)
+    forest = train_forest(steps.feature_rows(train, CONTRACT, features), PARAMETERS)
+    spec = steps.make_spec(CONTRACT, features, -float(forest.offset_))
+    predictions = steps.predict(forest, spec, CONTRACT, test)
+    write_readings(tmp_path / "held_out.csv", predictions)
+
+    scorer = Scorer(convert(forest, 1))
+    monitor = Monitor(CONTRACT, {spec.kind: Detector(spec, scorer.score_rows)}, Origin("box", 1, "0" * 64))
+    items = LineReader("temperature").read((tmp_path / "held_out.csv").read_bytes().splitlines())
+    outcomes = monitor.process(items)
+    assert [one.sensor for one in outcomes if one.status == REPLACED] == ["b", "axle, left", "axle, left"]
+    scored = [one for one in outcomes if one.status != REPLACED]
+    raised = [any(event["state"] == "raised" for event in one.events) for one in scored]
+    for column, found in {
+        "time": [one.time for one in scored],
+        "sensor": [one.sensor for one in scored],
+        "status": [one.status for one in scored],
+        "flag": [one.flag for one in scored],
+        "event": raised,
+    }.items():
+        assert predictions[column].tolist() == found, column
+    assert np.allclose(predictions["score"], [one.score for one in scored], rtol=0, atol=1e-12)
+    assert 0 < sum(raised) < len(scored) / 4
 
 
 @pytest.mark.parametrize(
