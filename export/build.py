@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -15,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from axlebox.export import parity
-from axlebox.export.approve import CLOCK_MARGIN
 from axlebox.export.evidence import evidence
 from axlebox.export.forest_onnx import convert
 from axlebox.export.releases import ReleaseLine, append_release, next_version
 from axlebox.export.roots import expiry, read_root, root_chain
-from axlebox.export.signing import ReleaseTime, Signers, build_bundle
+from axlebox.export.signing import ReleaseTime, Signers, build_bundle, release_time
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import GateFailed, UsageError
+from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
     DetectorSpec,
@@ -52,22 +49,6 @@ class Exported:
     path: Path
     report: Path
     proofs: dict[str, ParityProof]
-
-
-def release_time() -> datetime:
-    """SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), else now; whole seconds, UTC.
-
-    Raises UsageError where it is no time, or one in the future.
-    """
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.now(UTC).replace(microsecond=0)
-    try:
-        released = datetime.fromtimestamp(int(given), UTC) if given else now
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
-    if released > now + CLOCK_MARGIN:
-        raise UsageError(f"the release time {released:%Y-%m-%d} lies in the future; nothing was exported")
-    return released
 
 
 def export_run(

@@ -10,6 +10,7 @@ from axlebox.runtime.version import VERSION
 _TRAINING = "axlebox.export.training_commands"
 _KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
+_STICK = "axlebox.export.stick_commands"
 
 
 @click.group(
@@ -26,6 +27,7 @@ _BUNDLES = "axlebox.export.bundle_commands"
         "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
         "diff": (f"{_BUNDLES}:diff", "What changes between two bundles: settings, components, signers, flags."),
         "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),
+        "stick": (f"{_STICK}:stick", "Fill a stick with bundles for vehicles, and check one."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: docs/exit-codes.md. --debug anywhere prints tracebacks.",

@@ -15,7 +15,7 @@ from axlebox.export.roots import read_root, root_chain
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
 from axlebox.firmware_bundle.errors import AxleboxError, TooFewSignatures, UsageError, naming
-from axlebox.firmware_bundle.manifest import ANY_HARDWARE
+from axlebox.firmware_bundle.manifest import ANY_HARDWARE, Manifest
 from axlebox.firmware_bundle.trust import Bundle, Proposal, examine, verify
 from axlebox.training.workspace import find_workspace
 
@@ -32,8 +32,15 @@ def find_trust(trust: Path | None) -> bytes:
 
 def open_bundle(path: Path, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None) -> Bundle:
     """A verified bundle."""
-    with naming(path):
-        return verify(_read(path), find_trust(trust), datetime.now(UTC), 0, hardware, vehicle)
+    return check_bundle(path, _read(path), trust, hardware, vehicle)
+
+
+def check_bundle(
+    path: Path, data: bytes, trust: Path | None, hardware: str = ANY_HARDWARE, vehicle: str | None = None
+) -> Bundle:
+    """The verified bundle in `data`, which was read from `path`."""
+    with naming(path.name):
+        return verify(data, find_trust(trust), datetime.now(UTC), 0, hardware, vehicle)
 
 
 def open_proposal(path: Path, trust: Path | None) -> Proposal:
@@ -43,7 +50,7 @@ def open_proposal(path: Path, trust: Path | None) -> Proposal:
     """
     data, now = _read(path), datetime.now(UTC)
     try:
-        with naming(path):
+        with naming(path.name):
             return examine(data, find_trust(trust), now)
     except TooFewSignatures:
         if trust is not None:
@@ -58,6 +65,11 @@ def _read(path: Path) -> bytes:
     return disk.read_bounded(path, MAX_CONTAINER_BYTES)
 
 
+def aim(manifest: Manifest) -> str:
+    """Whom a release is for, in words."""
+    return f"hardware {', '.join(manifest.hardware)}; vehicles {', '.join(manifest.vehicles) or 'all'}"
+
+
 def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
     """Everything about a bundle, as plain data and in lines for people."""
     manifest = bundle.manifest
@@ -69,8 +81,7 @@ def describe(bundle: Proposal) -> tuple[dict[str, Any], list[str]]:
         bundle.verdict(),
         *(f"note      {warning}" for warning in bundle.warnings),
         f"digest    {bundle.digest}",
-        f"for       hardware {', '.join(manifest.hardware)}; vehicles {', '.join(manifest.vehicles) or 'all'}; "
-        f"runtime {manifest.min_runtime} or newer",
+        f"for       {aim(manifest)}; runtime {manifest.min_runtime} or newer",
         f"signed    by {', '.join(signed) or 'nobody'} in role targets, {bundle.signatures_needed} needed"
         f"{f' of {len(signed) + len(others)}' if others else ''}, under root {bundle.root_version}",
         *(f"data      {one.name}, {one.rows} rows, {one.invalid} invalid, sha256 {one.sha256}" for one in lineage.data),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
 
+from axlebox.export.approve import CLOCK_MARGIN
 from axlebox.export.keys import SHOWN_ID, AskSecret, add_signature, load_signer
 from axlebox.export.roots import keys_at_hand, read_root
 from axlebox.firmware_bundle.container import pack
@@ -32,6 +34,22 @@ class Signers:
 
     build: Signer
     targets: tuple[Signer, ...]
+
+
+def release_time() -> datetime:
+    """SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), else now; whole seconds, UTC.
+
+    Raises UsageError where it is no time, or one in the future.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        released = datetime.fromtimestamp(int(given), UTC) if given else now
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}, expected whole seconds since 1970") from error
+    if released > now + CLOCK_MARGIN:
+        raise UsageError(f"the release time {released:%Y-%m-%d} lies in the future; nothing was written")
+    return released
 
 
 def load_signers(workspace: Workspace, places: Sequence[str], ask: AskSecret) -> Signers:

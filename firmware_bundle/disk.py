@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from axlebox.firmware_bundle.errors import AxleboxError, Malformed, PreflightFailed
+from axlebox.firmware_bundle.errors import AxleboxError, DiskRefused, Malformed
 
 
 @contextlib.contextmanager
@@ -18,7 +18,7 @@ def explained() -> Iterator[None]:
         yield
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        raise PreflightFailed(f"{place}{error.strerror or error}") from error
+        raise DiskRefused(f"{place}{error.strerror or error}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,12 +86,18 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_bounded(path: Path, at_most: int) -> bytes:
-    """A whole regular file of at most so many bytes; a pipe could keep its reader for ever."""
+def read_bounded(path: Path, at_most: int, from_device: bool = False) -> bytes:
+    """A whole regular file of at most so many bytes; a pipe could keep its reader for ever.
+
+    `from_device` asks for what the medium holds now, and not for what the page cache remembers.
+    """
     if path.exists() and not path.is_file():
         raise AxleboxError(f"{path} is not a regular file")
     try:
         with open(path, "rb") as file:
+            if from_device:
+                os.fsync(file.fileno())  # pages that are not written yet would stay in the cache
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             data = file.read(at_most + 1)
     except OSError as error:
         raise AxleboxError(f"{path}: {error.strerror}") from error

@@ -7,8 +7,10 @@ newest lines, or all of them, looks like a younger one: only whoever noted a lat
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,7 +22,7 @@ from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import BadSignature, Damaged, Malformed
-from axlebox.firmware_bundle.manifest import Count, Sha256, decode
+from axlebox.firmware_bundle.manifest import Count, Sha256, decode, encode
 
 LOG, OLD_LOG = "receipts.log", "receipts.old.log"
 MAX_LOG_BYTES = 1024 * 1024
@@ -28,10 +30,12 @@ MAX_LOG_BYTES = 1024 * 1024
 
 A later version may lower it and never raise it: `read` believes no smaller log that was set aside.
 """
+MAX_WAITING = 100
+"""Receipts that one stick is given beside the one of its own occasion."""
 _MAX_REASON_CHARS = 400
 _FIRST = "0" * 64
 
-Action = Literal["install", "confirm", "fallback", "drop"]
+Action = Literal["install", "confirm", "fallback", "sensor", "drop"]
 _UNSIGNED: frozenset[Action] = frozenset({"drop"})
 """What the daemon does by itself. Any other line without a signature had it taken away."""
 
@@ -48,10 +52,15 @@ class Receipt(Struct, frozen=True, forbid_unknown_fields=True):
     """Name and version of the release that the action was about, as far as it became known."""
     digest: Sha256 | None
     before: Sha256 | None
-    """Digest of the release that would have run before the action."""
+    """Digest of the release that would have run before the action, and its name and version."""
+    before_release: str | None
     code: int
     """Exit code: 0 for what was done, the refusal's for what was not."""
     reason: str
+    user: str
+    """Login name of whoever called the command, as far as the box knows."""
+    stick: str | None
+    """Serial number of the stick, empty where it has none that can be read; None without a stick."""
     previous: Sha256 = _FIRST
     """sha256 of the line before."""
 
@@ -66,6 +75,9 @@ class Draft:
     vehicle: str
     hardware: str
     before: str | None
+    before_release: str | None = None
+    user: str = ""
+    stick: str | None = None
     release: str | None = None
     digest: str | None = None
     code: int = 0
@@ -77,18 +89,61 @@ class Draft:
     def refused(self, code: int, reason: str) -> None:
         self.code, self.reason = code, " ".join(reason.split())[:_MAX_REASON_CHARS]
 
-    def write(self, data: Path, signed: bool = True) -> Receipt:
-        """Append the receipt to the log of a data folder; returns it."""
+    def write(self, data: Path, signed: bool = True) -> Entry:
+        """Append the receipt to the log of a data folder; returns the line."""
         return _append(data, Receipt(number=0, **asdict(self)), signed)
 
 
-class _Line(Struct, frozen=True, forbid_unknown_fields=True):
+class Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the log."""
+
     receipt: Receipt
     signature: str | None
     """The vehicle's, over the receipt's JSON; None where the daemon wrote it."""
 
+    @property
+    def id(self) -> str:
+        """What two people read to each other, as in AX-7F3K-TRAIN-204-0007: a check of the content, vehicle, number.
 
-def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
+        A file name on any stick: letters, digits, dots and dashes.
+        """
+        check = base64.b32encode(hashlib.sha256(msgspec.json.encode(self)).digest())[:4].decode()
+        vehicle = re.sub(r"[^A-Za-z0-9.-]", "-", self.receipt.vehicle)
+        return f"AX-{check}-{vehicle}-{self.receipt.number:04d}"
+
+    def document(self) -> bytes:
+        """The file that is laid on a stick: the same, for people to read; `read_document` checks it."""
+        return encode(self)
+
+
+def read_document(data: bytes, public: bytes) -> Receipt:
+    """The receipt in a file from a stick. Raises BadSignature unless this vehicle signed it, Malformed."""
+    entry = decode(data, Entry, "receipt")
+    _check_signature(entry, public)
+    return entry.receipt
+
+
+def waiting(data: Path) -> list[Entry]:
+    """The newest entries that no stick has seen yet, oldest first, at most MAX_WAITING; worn lines are left out."""
+    found: list[Entry] = []
+    for raw in reversed(_raw_lines(data / LOG)):
+        with contextlib.suppress(Malformed):
+            entry = decode(raw, Entry, LOG)
+            if entry.receipt.stick is not None or len(found) == MAX_WAITING:
+                break
+            found.append(entry)
+    return found[::-1]
+
+
+def latest(data: Path) -> Entry | None:
+    """The newest readable entry, unchecked: what `status` shows."""
+    for raw in reversed(_raw_lines(data / LOG)):
+        with contextlib.suppress(Malformed):
+            return decode(raw, Entry, LOG)
+    return None
+
+
+def _append(data: Path, receipt: Receipt, signed: bool) -> Entry:
     """Add a receipt, durably, with its number and the digest of the line before; returns it so."""
     lines = _raw_lines(data / LOG) or _raw_lines(data / OLD_LOG)
     previous = hashlib.sha256(lines[-1]).hexdigest() if lines else _FIRST
@@ -98,15 +153,16 @@ def _append(data: Path, receipt: Receipt, signed: bool) -> Receipt:
         from axlebox.firmware_bundle.vehicle_key import sign
 
         signature = sign(data, msgspec.json.encode(receipt))
-    disk.append_line(data / LOG, msgspec.json.encode(_Line(receipt, signature)), MAX_LOG_BYTES, data / OLD_LOG)
-    return receipt
+    entry = Entry(receipt, signature)
+    disk.append_line(data / LOG, msgspec.json.encode(entry), MAX_LOG_BYTES, data / OLD_LOG)
+    return entry
 
 
 def _next_number(lines: Sequence[bytes]) -> int:
     """One above the last line's; lines that wore out are counted, else one of them would end all receipts."""
     for behind, raw in enumerate(reversed(lines), 1):
         with contextlib.suppress(Malformed):
-            return decode(raw, _Line, LOG).receipt.number + behind
+            return decode(raw, Entry, LOG).receipt.number + behind
     return len(lines) + 1
 
 
@@ -115,12 +171,10 @@ def read(data: Path, public: bytes) -> Iterator[Receipt]:
 
     Raises Damaged where the chain breaks, BadSignature where a signature is wrong or was taken away.
     """
-    from axlebox.firmware_bundle.vehicle_key import check
-
     lines = [*_raw_lines(data / OLD_LOG), *_raw_lines(data / LOG)]
     previous = None
     for raw in lines:
-        line = decode(raw, _Line, LOG)
+        line = decode(raw, Entry, LOG)
         number = line.receipt.number
         if previous is None:
             previous = _before_the_first(data, line.receipt)
@@ -128,12 +182,19 @@ def read(data: Path, public: bytes) -> Iterator[Receipt]:
             raise Damaged(f"{LOG}: receipt {number} does not follow the one before it")
         if msgspec.json.encode(line) != raw:
             raise Damaged(f"{LOG}: receipt {number} is not as it was written")
-        if line.signature is not None:
-            check(public, msgspec.json.encode(line.receipt), line.signature)
-        elif line.receipt.action not in _UNSIGNED:
-            raise BadSignature(f"{LOG}: receipt {number} ({line.receipt.action}) has no signature")
+        _check_signature(line, public)
         previous = hashlib.sha256(raw).hexdigest()
         yield line.receipt
+
+
+def _check_signature(entry: Entry, public: bytes) -> None:
+    from axlebox.firmware_bundle.vehicle_key import check
+
+    receipt = entry.receipt
+    if entry.signature is not None:
+        check(public, msgspec.json.encode(receipt), entry.signature)
+    elif receipt.action not in _UNSIGNED:
+        raise BadSignature(f"receipt {receipt.number} ({receipt.action}) has no signature")
 
 
 def _before_the_first(data: Path, first: Receipt) -> str:

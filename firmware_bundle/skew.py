@@ -18,6 +18,8 @@ class Runtime:
     version: str
     feature_sets: frozenset[tuple[str, int]]
     """Name and version of every feature set that it can compute."""
+    fingerprint: str = ""
+    """Its versions and the machine it runs on: where this changes, the self-test runs again."""
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

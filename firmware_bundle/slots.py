@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
-from axlebox.firmware_bundle.errors import AxleboxError, Damaged
+from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.firmware_bundle.manifest import Golden, Manifest, Sha256, decode, decode_manifest, encode
 
 RECORD = "slot.json"
@@ -63,7 +63,7 @@ def _encode_record(record: SlotRecord) -> bytes:
 def _decode_record(data: bytes) -> SlotRecord:
     record = decode(data, _Guarded, RECORD).record
     if _encode_record(record) != data:
-        raise Damaged(f"{RECORD} differs from what was installed")
+        raise BoxDamaged(f"{RECORD} differs from what was installed")
     return record
 
 
@@ -104,14 +104,14 @@ def read_slot(folder: Path) -> tuple[SlotRecord, dict[str, bytes]]:
         record = _decode_record(disk.read_bounded(folder / RECORD, _MAX_RECORD_BYTES))
         members = {name: disk.read_bounded(folder / name, MAX_CONTAINER_BYTES) for name in record.members}
     except AxleboxError as error:
-        raise Damaged(f"slot {folder.name[:8]} is damaged: {error}") from error
+        raise BoxDamaged(f"slot {folder.name[:8]} is damaged: {error}") from error
     for name, data in members.items():
         if hashlib.sha256(data).hexdigest() != record.members[name]:
-            raise Damaged(f"slot {folder.name[:8]} is damaged: {name} differs from what was installed")
+            raise BoxDamaged(f"slot {folder.name[:8]} is damaged: {name} differs from what was installed")
     return record, members
 
 
 def open_slot(folder: Path) -> Release:
-    """The release in a slot. Raises Damaged where any byte differs from what was installed."""
+    """The release in a slot. Raises BoxDamaged where any byte differs from what was installed."""
     record, members = read_slot(folder)
     return make_release(record.digest, record.released, record.root_version, members)

@@ -69,6 +69,11 @@ def show(record: Mapping[str, Any], as_json: bool, *lines: str) -> None:
             click.echo(printable(line))
 
 
+def warn(line: str) -> None:
+    """Say something on stderr that is no result."""
+    click.echo(f"axleboxd: {printable(line)}", err=True)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of words.")
 
 

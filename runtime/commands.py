@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +12,21 @@ import msgspec
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.container import MAX_CONTAINER_BYTES
-from axlebox.firmware_bundle.errors import AlreadyInstalled, AxleboxError, Damaged, PreflightFailed, UsageError, naming
-from axlebox.firmware_bundle.install import Identity, Vehicle, find_bundle
-from axlebox.firmware_bundle.skew import Runtime
-from axlebox.firmware_bundle.slots import Release, open_slot
-from axlebox.runtime.commandline import json_option, show
-from axlebox.runtime.features import KNOWN_SETS
-from axlebox.runtime.version import VERSION
+from axlebox.firmware_bundle.errors import AxleboxError, PreflightFailed, UsageError, naming
+from axlebox.firmware_bundle.install import confirm as confirm_release
+from axlebox.firmware_bundle.install import fallback as fall_back
+from axlebox.firmware_bundle.install import note_sensor_replaced
+from axlebox.firmware_bundle.slots import Release
+from axlebox.firmware_bundle.stick import Stick
+from axlebox.firmware_bundle.vehicle import Identity, Occasion, ReceiptPlace, Vehicle
+from axlebox.runtime import stored
+from axlebox.runtime.commandline import json_option, show, warn
+from axlebox.runtime.control import ask
+from axlebox.runtime.machine import this_runtime
+from axlebox.runtime.privilege import Keeper, become_owner, user_name, would_change
+from axlebox.runtime.readings import Replaced, check_sensor_id
+from axlebox.runtime.store import mark_replaced
+from axlebox.runtime.watch import unknown_sensor
 
 data_option = click.option(
     "--data",
@@ -28,12 +37,16 @@ data_option = click.option(
     help="The data folder; also AXLEBOX_DATA.",
 )
 
-
-RUNTIME = Runtime(VERSION, KNOWN_SETS)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+config_option = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The vehicle's configuration; by default config.toml in the data folder.",
+)
+stick_option = click.option(
+    "--stick",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A stick that the receipt is laid on too.",
+)
 
 
 @click.command()
@@ -65,102 +78,82 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
 @data_option
 @json_option
 def verify(bundle: Path, data: Path, as_json: bool) -> None:
-    """Check BUNDLE (or the one bundle in a folder) as `install` would; 0 also for the installed one."""
-    vehicle, source = Vehicle.open(data), find_bundle(bundle)
-    with naming(source):
-        found = vehicle.verify(disk.read_bounded(source, MAX_CONTAINER_BYTES), RUNTIME, _now())
-    show(found.facts(), as_json, found.verdict(), *(f"note: {warning}" for warning in found.warnings))
+    """Check BUNDLE (or the one in a folder that is for this vehicle) as `install` would; 0 also when installed."""
+    with contextlib.closing(Stick(bundle)) as stick:
+        become_owner(data)
+        vehicle = Vehicle.open(data)
+        choice = stick.choose(vehicle.identity.vehicle, vehicle.identity.hardware)
+    with naming(choice.candidate.name):
+        found = vehicle.verify(choice.candidate.data, this_runtime(), _now())
+    show(found.facts(), as_json, found.verdict(), *(f"note: {note}" for note in (*found.warnings, *choice.notes)))
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--digest", help="Confirm only this release, by the beginning of its digest.")
+@stick_option
 @data_option
 @json_option
-def install(bundle: Path, yes: bool, data: Path, as_json: bool) -> None:
-    """Install BUNDLE (or the one bundle in a folder) on trial; nothing changes before the last step."""
-    from axlebox.runtime.selftest import run_apart
-
-    def say(line: str) -> None:
-        if not as_json:
-            click.echo(line)
-
-    vehicle = Vehicle.open(data)
-    source = find_bundle(bundle)
-    running = _running(vehicle)
-    now_running = running.label if isinstance(running, Release) else running or "no release"
-    say(f"FOUND  {source.name} for {vehicle.identity.vehicle}")
-    say(f"NOW    {now_running}")
-    if not yes:
-        if as_json or not sys.stdin.isatty():
-            raise UsageError("nobody to ask here: give --yes to install without asking")
-        if not click.confirm("Install it?"):
-            click.echo("not installed; nothing changed")
-            return
-    try:
-        found = vehicle.install(source, run_apart, RUNTIME, _now(), say)
-    except AxleboxError as error:
-        if not isinstance(error, AlreadyInstalled):
-            stays = f": {running.label} stays" if isinstance(running, Release) else ""
-            say(f"FAIL {error.exit_code}  Nothing changed{stays}. DO: {error.advice}")
-        raise
+def confirm(digest: str | None, stick: Path | None, data: Path, as_json: bool) -> None:
+    """Make the release on trial the active one; older releases can then no longer be installed."""
+    with at_the_vehicle(data, stick) as (vehicle, occasion):
+        release = confirm_release(vehicle, occasion, digest)
     show(
-        found.facts(),
+        {**_facts(release), "receipt": occasion.receipt},
         as_json,
-        f"PASS   {vehicle.identity.vehicle} runs {found.label} on trial from its next start.",
-        "       DO: axleboxd run, look at its readings, then axleboxd confirm",
+        f"confirmed {release.label}: nothing older can be installed here any more",
+        f"receipt {occasion.receipt}{_place(occasion)}",
     )
 
 
 @click.command()
+@stick_option
 @data_option
 @json_option
-def confirm(data: Path, as_json: bool) -> None:
-    """Make the release on trial the active one; older releases can then no longer be installed."""
-    release = Vehicle.open(data).confirm(_now(), _warn)
-    show(_facts(release), as_json, f"confirmed {release.label}: nothing older can be installed here any more")
+def fallback(stick: Path | None, data: Path, as_json: bool) -> None:
+    """Go back to the other installed release; a running daemon takes it over, else it runs from the next start."""
+    with at_the_vehicle(data, stick) as (vehicle, occasion):
+        release = fall_back(vehicle, occasion)
+    show(
+        {**_facts(release), "receipt": occasion.receipt},
+        as_json,
+        f"fell back to {release.label}",
+        f"receipt {occasion.receipt}{_place(occasion)}",
+    )
 
 
-@click.command()
+@click.group()
+def sensor() -> None:
+    """What a person tells the vehicle about its sensors."""
+
+
+@sensor.command()
+@click.argument("sensor_id", metavar="ID")
+@stick_option
 @data_option
 @json_option
-def fallback(data: Path, as_json: bool) -> None:
-    """Go back to the other installed release; it runs from the next start of the daemon."""
-    release = Vehicle.open(data).fallback(_now(), _warn)
-    show(_facts(release), as_json, f"fell back to {release.label}; it runs from the next start")
-
-
-@click.command()
-@data_option
-@json_option
-def status(data: Path, as_json: bool) -> None:
-    """What runs on this vehicle. 0 with a release that can run, 20 without one, 12 if it is damaged."""
-    vehicle = Vehicle.open(data)
-    state = vehicle.state()
-    running = _running(vehicle)
-    record = {
-        "vehicle": vehicle.identity.vehicle,
-        "hardware": vehicle.identity.hardware,
-        "runtime": VERSION,
-        "release": _facts(running) if isinstance(running, Release) else None,
-        "damaged": running if isinstance(running, str) else None,
-        "trial": state.running is not None and state.running == state.trial,
-        "tries": state.tries,
-        "floor": state.floor,
-        "min_sequence": state.min_sequence,
-        "fallback": state.active if state.trial is not None else state.previous,
-    }
-    lines = [f"VEHICLE  {vehicle.identity.vehicle}, hardware {vehicle.identity.hardware}, runtime {VERSION}"]
-    if isinstance(running, Release):
-        how = f"on trial, {state.tries} starts left" if record["trial"] else "confirmed"
-        age = max(0, (_now() - running.released).days)
-        lines.append(f"RELEASE  {running.label}, {how}, built {running.released:%Y-%m-%d} ({age} days ago)")
-    else:
-        lines.append(f"RELEASE  {running or 'none. DO: axleboxd install'}")
-    lines.append(f"FLOOR    release {state.floor}; fallback {'possible' if record['fallback'] else 'not possible'}")
-    show(record, as_json, *lines)
-    if not isinstance(running, Release):
-        sys.exit(Damaged.exit_code if running else PreflightFailed.exit_code)
+def replaced(sensor_id: str, stick: Path | None, data: Path, as_json: bool) -> None:
+    """Another sensor answers to ID from now on: forget what was learnt of the old one, and note the moment."""
+    try:
+        check_sensor_id(sensor_id)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    with at_the_vehicle(data, stick) as (vehicle, occasion):
+        answer = ask(data, what="replaced", sensor=sensor_id)
+        if answer is None:
+            known = stored.last_readings(data)
+            if known and sensor_id not in known:
+                raise UsageError(unknown_sensor(sensor_id, list(known)))
+            mark_replaced(data, Replaced(occasion.now.timestamp(), sensor_id))
+        elif "error" in answer:
+            raise UsageError(answer["error"])
+        note_sensor_replaced(vehicle, sensor_id, occasion)
+    where = "the daemon has forgotten it" if answer else "the daemon does not run, and begins anew with it"
+    show(
+        {"sensor": sensor_id, "daemon": answer is not None, "receipt": occasion.receipt},
+        as_json,
+        f"sensor {sensor_id} was replaced; {where}",
+        f"receipt {occasion.receipt}{_place(occasion)}",
+    )
 
 
 @click.command()
@@ -170,28 +163,49 @@ def selftest(data: Path, as_json: bool) -> None:
     """Run the golden readings of the release that would start now; 31 if one answer differs."""
     from axlebox.runtime.selftest import check_golden
 
+    become_owner(data)
     vehicle = Vehicle.open(data)
     digest = vehicle.state().running
     if digest is None:
         raise PreflightFailed("no release installed. DO: axleboxd install")
-    release = open_slot(vehicle.slot(digest))
+    release = vehicle.release(digest)
     passed = check_golden(release)
     show({**_facts(release), "golden": passed}, as_json, f"self-test OK {passed}/{passed}: {release.label}")
 
 
-def _warn(line: str) -> None:
-    click.echo(f"axleboxd: {line.strip()}", err=True)
+@contextlib.contextmanager
+def at_the_vehicle(data: Path, stick: Path | None) -> Iterator[tuple[Vehicle, Occasion]]:
+    """The vehicle, by its owner, on an occasion that a stick may take part in."""
+    user = user_name()
+    with contextlib.ExitStack() as stack:
+        found = None if stick is None else stack.enter_context(contextlib.closing(Stick(stick)))
+        place = receipt_place(found, data, stack)
+        become_owner(data)
+        yield Vehicle.open(data), Occasion(_now(), warn, user, place)
 
 
-def _running(vehicle: Vehicle) -> Release | str | None:
-    """The release that would start now, what is wrong with it, or None."""
-    digest = vehicle.state().running
-    if digest is None:
+def receipt_place(stick: Stick | None, data: Path, stack: contextlib.ExitStack) -> ReceiptPlace | None:
+    """Where receipts are laid: on the stick, where it is one, with the rights that it was opened with."""
+    if stick is None or not stick.takes_receipts(data):
         return None
+    return stack.enter_context(contextlib.closing(Keeper(stick))) if would_change(data) else stick
+
+
+def label_of_running(vehicle: Vehicle) -> str | None:
+    """The release that would start now; None without one that can be read."""
     try:
-        return open_slot(vehicle.slot(digest))
-    except AxleboxError as error:
-        return str(error)
+        digest = vehicle.state().running
+        return None if digest is None else vehicle.release(digest).label
+    except AxleboxError:
+        return None
+
+
+def _place(occasion: Occasion) -> str:
+    return " is on the stick. You may pull the stick." if occasion.on_stick else ""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _facts(release: Release) -> dict[str, object]:

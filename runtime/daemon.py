@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from time import monotonic
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime.detector import INVALID, NO_SENSOR, Monitor, Outcome
-from axlebox.runtime.readings import REPLACED, LineReader, format_time
+from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced, format_time
 from axlebox.runtime.sinks import Sink
 from axlebox.runtime.sources import LineSource
-
-HEALTHY_AFTER_S = 60.0
-"""A start that lives this long did not die early."""
 
 _SHOWN_LINES = 5
 
@@ -60,55 +58,76 @@ def summary(totals: Totals) -> list[str]:
     return lines
 
 
+class Watch(Protocol):
+    """What goes on around the scoring: between two batches it is told what was seen, and may change the release."""
+
+    def told(self) -> list[Replaced]:
+        """What a person said since it was last asked."""
+
+    def saw(self, items: Sequence[Reading | BadLine | Replaced], outcomes: Sequence[Outcome]) -> None:
+        """What came, and what became of each."""
+
+    def turn(self) -> Change | None:
+        """Do what is due; the release that scores from the next reading on, where another one shall."""
+
+    def end(self) -> None:
+        """The run ends in order, or by no fault of the release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another release, with the events of the change."""
+
+    monitor: Monitor
+    events: Sequence[dict[str, Any]]
+
+
 class Daemon:
     """Scores everything a source gives; every whole line that was read is answered before the end."""
 
     def __init__(
-        self,
-        monitor: Monitor,
-        reader: LineReader,
-        sinks: Sequence[Sink],
-        with_readings: bool,
-        healthy: Callable[[], bool],
+        self, monitor: Monitor, reader: LineReader, sinks: Sequence[Sink], with_readings: bool, watch: Watch
     ) -> None:
-        """`healthy` is told that this start has lived for HEALTHY_AFTER_S or ended in order, until it returns True."""
         self._monitor = monitor
         self._reader = reader
         self._sinks = sinks
         self._with_readings = with_readings
-        self._healthy: Callable[[], bool] | None = healthy
+        self._watch = watch
         self._encode = msgspec.json.Encoder().encode
         self.totals = Totals()
 
     def run(self, source: LineSource) -> Totals:
         """Until the source ends or a stop is asked for."""
-        report_at = monotonic() + HEALTHY_AFTER_S
         try:
             for lines in source.batches():
-                self._handle(lines)
-                if monotonic() >= report_at:
-                    self._report_healthy()
-                    report_at = monotonic() + HEALTHY_AFTER_S
+                self.step(lines)
         except AxleboxError:
-            self._report_healthy()  # a sink that failed is not the release's fault
+            self._watch.end()  # a sink that failed is not the release's fault
             raise
         self.totals.cut_bytes = source.cut_bytes
-        self._report_healthy()
+        self._watch.end()
         return self.totals
 
-    def _report_healthy(self) -> None:
-        if self._healthy is not None and self._healthy():
-            self._healthy = None
-
-    def _handle(self, lines: list[bytes]) -> None:
+    def step(self, lines: list[bytes]) -> None:
+        """Answer what came, perhaps nothing, then let the Watch have its turn."""
+        items = [*self._watch.told(), *self._reader.read(lines)]
+        outcomes = self._monitor.process(items)
         out: list[bytes] = []
-        for outcome in self._monitor.process(self._reader.read(lines)):
+        for outcome in outcomes:
             self.totals.count(outcome)
             out += [self._encode(event) for event in outcome.events]
             if self._with_readings:
                 out.append(self._encode(_reading_line(outcome)))
-        if out:
-            block = b"\n".join(out) + b"\n"
+        self._write(out)
+        self._watch.saw(items, outcomes)
+        change = self._watch.turn()
+        if change is not None:
+            self._monitor = change.monitor
+            self._write([self._encode(event) for event in change.events])
+
+    def _write(self, lines: Sequence[bytes]) -> None:
+        if lines:
+            block = b"\n".join(lines) + b"\n"
             for sink in self._sinks:
                 sink.write(block)
 

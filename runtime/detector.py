@@ -103,7 +103,7 @@ class Monitor:
         self._gate = Gate(contract)
         self._detectors = detectors
         self._origin = origin
-        self._raised: dict[str, str] = {}
+        self._raised: dict[str, dict[str, Any]] = {}
         self._invalid: dict[str, int] = {}
         self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
@@ -155,12 +155,27 @@ class Monitor:
             detector.forget(sensor)
             raised = self._raised.pop(sensor, None)
             if raised is not None:
-                cleared = self._anomaly("cleared", raised, outcome, detector, ())
+                cleared = self._anomaly("cleared", raised["id"], outcome, detector, ())
                 outcome.events += ({**cleared, "reason": "sensor replaced"},)
         dropped = self._invalid.pop(sensor, 0)
         details = {"dropped": dropped} if dropped else {}  # a run of invalid readings that no OK reading will end
         outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **details),)
         return outcome
+
+    def open_events(self) -> list[dict[str, Any]]:
+        """The `raised` event of every anomaly that is raised now."""
+        return list(self._raised.values())
+
+    def end_events(self, reason: str) -> list[dict[str, Any]]:
+        """A `cleared` event for each of them, at its sensor's last time, where this monitor sees no more readings."""
+        return [
+            {**raised, "state": "cleared", "time": format_time(self._gate.last(sensor)), "reason": reason}
+            for sensor, raised in self._raised.items()
+        ]
+
+    def sensors(self) -> int:
+        """How many sensors had a reading that was OK."""
+        return len(self._gate)
 
     def _corrected(self, reading: Reading) -> Reading:
         """The reading with its sensor's commissioning offset added."""
@@ -207,14 +222,14 @@ class Monitor:
         sensor, outcome = one.reading.sensor, one.outcome
         raised = self._raised.get(sensor)
         if outcome.flag and raised is None:
-            raised = f"{self._origin.digest[:8]}-{sensor}-{int(one.reading.time)}"
-            self._raised[sensor] = outcome.event = raised
-            outcome.events += (self._anomaly("raised", raised, outcome, detector, one.row),)
-        elif outcome.flag:
-            outcome.event = raised
+            outcome.event = f"{self._origin.digest[:8]}-{sensor}-{int(one.reading.time)}"
+            raised = self._raised[sensor] = self._anomaly("raised", outcome.event, outcome, detector, one.row)
+            outcome.events += (raised,)
+        elif outcome.flag and raised is not None:
+            outcome.event = raised["id"]
         elif raised is not None:
             del self._raised[sensor]
-            outcome.events += (self._anomaly("cleared", raised, outcome, detector, one.row),)
+            outcome.events += (self._anomaly("cleared", raised["id"], outcome, detector, one.row),)
 
     def _anomaly(
         self, state: str, event: str, outcome: Outcome, detector: Detector, row: Sequence[float]

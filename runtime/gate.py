@@ -58,6 +58,14 @@ class Gate:
         self._last[reading.sensor] = reading.time
         return None
 
+    def __len__(self) -> int:
+        """How many sensors are known by a reading that got through."""
+        return len(self._last)
+
+    def last(self, sensor: str) -> float:
+        """Time of a known sensor's last reading that got through."""
+        return self._last[sensor]
+
     def forget(self, sensor: str) -> None:
         """The next reading of a sensor is its first."""
         self._last.pop(sensor, None)

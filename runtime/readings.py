@@ -154,7 +154,7 @@ class LineReader:
         else:
             row = dict(zip(self.columns, cells, strict=True))
             time, value = row[_TIME], row[_VALUE]
-            sensor = _sensor_id(row[_SENSOR]) if _SENSOR in row else self._default_sensor
+            sensor = check_sensor_id(row[_SENSOR]) if _SENSOR in row else self._default_sensor
         moment = _time(time)
         try:
             return Reading(moment, sensor, _number(value), self._line)
@@ -168,7 +168,7 @@ class LineReader:
             row = self._json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not a JSON reading: {error}") from None
-        sensor = self._default_sensor if row.sensor is None else _sensor_id(row.sensor)
+        sensor = self._default_sensor if row.sensor is None else check_sensor_id(row.sensor)
         if row.value is UNSET or row.replaced:
             return self._json_mark(row, sensor)
         return Reading(_time(row.time), sensor, float("nan") if row.value is None else row.value, self._line)
@@ -211,7 +211,8 @@ def _number(text: str) -> float:
         raise ValueError(f"{text[:40]!r} is not a number") from None
 
 
-def _sensor_id(text: str) -> str:
+def check_sensor_id(text: str) -> str:
+    """The id, or ValueError where it could not be one."""
     if not text or len(text) > _MAX_SENSOR_CHARS or not text.isprintable():
         raise ValueError(f"{text[:40]!r} is not a sensor id (1 to {_MAX_SENSOR_CHARS} printable characters)")
     return text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,9 @@ from axlebox.runtime.readings import Reading, parse_time
 SCORE_TOLERANCE = 1e-12
 """Scores pass through a power function, whose last bits differ between processors; flags must be equal."""
 
-_TIMEOUT_S = 120
+TIMEOUT_S = 120
+MEMORY_BYTES = 1024 * 1024 * 1024
+"""Address space, of which onnxruntime reserves most and uses little: a model that asks for more is refused."""
 
 
 def check_golden(release: Release) -> int:
@@ -34,20 +39,44 @@ def check_golden(release: Release) -> int:
 
 
 def run_apart(slot: Path) -> str:
-    """Run `check_golden` on a slot in a process of its own, so that a crash in it harms nothing."""
+    """Run `check_golden` on a slot in a process of its own, bounded in memory, time and what it may write.
+
+    A crash in it harms nothing. Raises SelfTestFailed.
+    """
     # -P: the folder that a technician stands in, perhaps a stick, must not supply modules.
     command = [sys.executable, "-P", "-m", "axlebox.runtime.selftest", str(slot)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except OSError as error:  # no memory for a process: no fault of the release
+        raise AxleboxError(f"the self-test could not be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise SelfTestFailed(f"the self-test took longer than {_TIMEOUT_S} s") from error
+        raise SelfTestFailed(f"the self-test took longer than {TIMEOUT_S} s") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-        raise SelfTestFailed(f"self-test failed: {lines[-1]}")
+        lines = done.stderr.strip().splitlines()
+        raise SelfTestFailed(f"self-test failed: {lines[-1] if lines else _how_it_ended(done.returncode)}")
     return done.stdout.strip()
 
 
+def _how_it_ended(code: int) -> str:
+    return f"it ended with code {code}" if code >= 0 else f"it was ended by {signal.Signals(-code).name}"
+
+
+def _confine() -> None:
+    """Bound this process, and let the scoring daemon go first."""
+    os.nice(10)
+    for kind, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, TIMEOUT_S),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
 if __name__ == "__main__":
+    _confine()
     try:
         count = check_golden(open_slot(Path(sys.argv[1])))
     except AxleboxError as failure:

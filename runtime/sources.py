@@ -14,7 +14,7 @@ from types import FrameType
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.readings import MAX_LINE_BYTES
 
-IDLE_S = 10.0
+IDLE_S = 0.5
 """Whoever takes batches is given a turn at least this often."""
 
 _CHUNK_BYTES = 64 * 1024

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime import database, ring
 from axlebox.runtime.database import NAME, SET_ASIDE, Unfit
 from axlebox.runtime.detector import INVALID, NO_SENSOR, OK, Outcome
@@ -282,3 +283,12 @@ class Store:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
+
+
+def mark_replaced(data: Path, mark: Replaced) -> None:
+    """Keep a mark while no daemon runs. Raises AxleboxError where it cannot be kept."""
+    store = Store.open(data, lambda line: None)
+    store.add([mark])
+    store.close()
+    if store.last_error is not None:
+        raise AxleboxError(f"{NAME} cannot be written: {store.last_error}")

@@ -54,6 +54,17 @@ def blocks(data: Path, since_session: int = 0, after: int = 0) -> Iterator[tuple
             yield after, ring.decode(body)
 
 
+def before_the_last(data: Path, items: int) -> int:
+    """Id of the newest block such that those behind it hold at least so many readings, where the ring does."""
+    with database.reading(data) as db:
+        rows = db.execute("SELECT id, items FROM blocks ORDER BY id DESC") if db else ()
+        for number, count in rows:
+            if items <= 0:
+                return int(number)
+            items -= count
+    return 0
+
+
 def recent(data: Path, since_session: int = 0) -> Iterator[ring.Item]:
     """Readings and marks of the ring in their order of arrival, since a session began."""
     for _, items in blocks(data, since_session):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 RUNS = 9
 TREES = 420
@@ -32,8 +33,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def prepare(folder: Path) -> None:
-    """bundle.axb of a large forest with 3 signatures of 2 needed, and its root.json, by the tests' own world."""
+def large_world() -> Any:
+    """The tests' own world with a forest so large that its bundles have 1 MB."""
     import numpy as np
     from sklearn.ensemble import IsolationForest
 
@@ -45,7 +46,12 @@ def prepare(folder: Path) -> None:
     model = convert(forest, 1)
     spec = world_of["DetectorSpec"]("temperature", "model.onnx", world_of["FeatureSet"]("value", 1), 0.6)
     contract = world_of["Contract"](kinds={"temperature": world_of["Kind"]()})
-    world = world_of["World"](forest, model, model, spec, contract)
+    return world_of["World"](forest, model, model, spec, contract)
+
+
+def prepare(folder: Path) -> None:
+    """bundle.axb with 3 signatures of 2 needed, and its root.json."""
+    world = large_world()
     root = world.root(root_keys=("a", "b", "c"), targets_keys=("d", "e", "f"), threshold=2)
     (folder / "root.json").write_bytes(root)
     (folder / "bundle.axb").write_bytes(world.bundle(roots={"1.root.json": root}, targets_keys=("d", "e", "f")))

@@ -21,6 +21,7 @@ from tuf.api.metadata import Metadata, Root
 
 from axlebox.export.forest_onnx import convert, with_cut
 from axlebox.export.signing import ReleaseTime, Signers, build_bundle
+from axlebox.firmware_bundle.install import confirm, install
 from axlebox.firmware_bundle.manifest import (
     Code,
     Contract,
@@ -35,7 +36,13 @@ from axlebox.firmware_bundle.manifest import (
     ParityProof,
     encode,
 )
+from axlebox.firmware_bundle.skew import Runtime
+from axlebox.firmware_bundle.slots import Release
+from axlebox.firmware_bundle.stick import Candidate
+from axlebox.firmware_bundle.trial import Starter
+from axlebox.firmware_bundle.trust import Bundle
 from axlebox.firmware_bundle.tuf_client import serialise
+from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
 from axlebox.runtime import features
 from axlebox.runtime.detector import Detector, Monitor, Origin
 from axlebox.runtime.readings import Reading, format_time
@@ -43,6 +50,9 @@ from axlebox.runtime.scorer import Scorer
 
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 """When the world's bundles were released."""
+NOW = RELEASED + timedelta(days=30)
+"""When they are installed."""
+RUNTIME = Runtime("0.1.0", frozenset({("value", 1)}), "this runtime on this machine")
 
 READINGS = Path(os.environ.get("AXLEBOX_TEST_READINGS", Path(__file__).resolve().parents[2] / "shared/data/temps.csv"))
 
@@ -164,6 +174,24 @@ class World:
             Signers(self.signer("build"), tuple(self.signer(key) for key in targets_keys)),
         )
 
+    runtime = RUNTIME
+
+    def install(self, vehicle: Vehicle, data: bytes, **how: Any) -> Bundle:
+        """Install the bytes of a bundle file; `how` may name self_test, runtime, name, now, say."""
+        self_test, runtime = how.pop("self_test", _passed), how.pop("runtime", RUNTIME)
+        candidate = Candidate(how.pop("name", "bundle.axb"), data)
+        return install(vehicle, candidate, self_test, runtime, Occasion(**{"now": NOW, "say": print, **how}))
+
+    def confirm(self, vehicle: Vehicle) -> Release:
+        return confirm(vehicle, Occasion(NOW, print))
+
+    def start(self, vehicle: Vehicle, boot: str = "this boot") -> Release:
+        return Starter(vehicle, boot, RUNTIME, _passed).start(Occasion(NOW, print))
+
+
+def _passed(slot: Path) -> str:
+    return "20/20"
+
 
 @pytest.fixture(scope="session")
 def small_forest() -> tuple[IsolationForest, np.ndarray[Any, np.dtype[np.float32]]]:
@@ -274,3 +302,16 @@ def copied(exported: Path, tmp_path: Path) -> Path:
 def empty_home(tmp_path: Path) -> dict[str, str]:
     """An environment with nothing helpful in it; its HOME is an empty folder."""
     return plain_environment(tmp_path / "home")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The figures of the power-loss sweeps, which are more than a dot."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    noted = [pair for report in reports if report.when == "call" for pair in report.user_properties]
+    points = [found for name, found in noted if name == "power"]
+    variants = [found for name, found in noted if name == "variant"]
+    if points:
+        terminalreporter.write_line(
+            f"power loss: {sum(one[0] for one in points)} points in {len(points)} sweeps, "
+            f"{sum(one[1] for one in points)} failures; broken variants found: {sum(variants)} of {len(variants)}"
+        )

@@ -32,7 +32,7 @@ def journey(axlebox: Any, axleboxd: Any, readings: Path, folder: Path) -> list[d
     shutil.rmtree(stick)
     lines = axleboxd.ok("run", "--source", f"file:{run / 'held_out.csv'}", "--readings", "--data", data)
     axleboxd.ok("confirm", "--data", data)
-    assert json.loads(axleboxd.ok("status", "--json", "--data", data))["floor"] == 1
+    assert json.loads(axleboxd("status", "--json", "--data", data).stdout)["floor"] == 1
     return [line for line in map(json.loads, lines.splitlines()) if line["type"] == "reading"]
 
 

@@ -12,7 +12,7 @@ from axlebox.firmware_bundle.errors import AxleboxError, Damaged, SelfTestFailed
 from axlebox.firmware_bundle.manifest import Golden, decode
 from axlebox.firmware_bundle.slots import Release, make_release
 from axlebox.firmware_bundle.trust import Bundle, verify
-from axlebox.runtime.commands import RUNTIME
+from axlebox.runtime.machine import this_runtime
 from axlebox.runtime.selftest import check_golden
 
 REFERENCE_TIME = datetime(2030, 1, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ def read(version: str) -> tuple[bytes, bytes]:
 
 
 def check(data: bytes, root: bytes) -> Bundle:
-    return verify(data, root, REFERENCE_TIME, 1, "rail-box-a", "T204", min_sequence=1, runtime=RUNTIME)
+    return verify(data, root, REFERENCE_TIME, 1, "rail-box-a", "T204", min_sequence=1, runtime=this_runtime())
 
 
 def release_of(bundle: Bundle, **changed: bytes) -> Release:

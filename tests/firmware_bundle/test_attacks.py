@@ -22,11 +22,11 @@ from tuf.api.metadata import Metadata
 
 from axlebox.firmware_bundle import errors, receipts
 from axlebox.firmware_bundle.container import pack, unpack
-from axlebox.firmware_bundle.install import Identity, Vehicle
 from axlebox.firmware_bundle.manifest import encode
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.trust import examine, verify
 from axlebox.firmware_bundle.tuf_client import serialise
+from axlebox.firmware_bundle.vehicle import Identity, Vehicle
 from axlebox.firmware_bundle.vehicle_key import read_public
 
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
@@ -42,8 +42,8 @@ class Yard:
         self.world, self.folder = world, folder
         self.root = world.root(root_keys=("r1", "r2", "r3"), targets_keys=("t1", "t2", "t3"), threshold=2)
         self.vehicle = Vehicle.provision(folder / "data", self.root, Identity("T204", "rail-box-a"))
-        self.vehicle.install(self.write(self.bundle(5, min_sequence=3)), _passed, RUNTIME, NOW, print)
-        self.vehicle.confirm(NOW, print)
+        world.install(self.vehicle, self.bundle(5, min_sequence=3))
+        world.confirm(self.vehicle)
 
     def bundle(self, version: int = 6, signed_by: tuple[str, ...] = ("t1", "t2"), **how: Any) -> bytes:
         """A good bundle but for what is asked for: keys, roots, files, fields of the manifest, times."""
@@ -466,7 +466,7 @@ def yard(world: Any, tmp_path: Path) -> Yard:
 
 
 def test_the_bundle_that_the_attacks_begin_with_is_good(yard: Yard) -> None:
-    assert yard.vehicle.install(yard.write(yard.bundle()), _passed, RUNTIME, NOW, print).manifest.version == 6
+    assert yard.world.install(yard.vehicle, yard.bundle()).manifest.version == 6
 
 
 @pytest.mark.parametrize(("make", "kind", "code", "words"), ATTACKS.values(), ids=ATTACKS)
@@ -482,14 +482,13 @@ def test_attack(
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
     with contextlib.suppress(errors.AxleboxError):  # a proposal may lack signatures, or be for another vehicle
         examine(data, yard.root, NOW)
-    path = yard.write(data)
     before, told = yard.picture(), yard.receipts()
     with pytest.raises(errors.AxleboxError) as refusal:
-        yard.vehicle.install(path, _never, RUNTIME, NOW, print)
+        yard.world.install(yard.vehicle, data, self_test=_never)
     assert type(refusal.value) is kind
     assert yard.picture() == before
     assert [(one.action, one.code) for one in yard.receipts()[len(told) :]] == [("install", code)]
-    assert yard.vehicle.start().manifest.version == 5
+    assert yard.world.start(yard.vehicle).manifest.version == 5
 
 
 ON_THE_PROGRAM = (
@@ -530,25 +529,25 @@ def test_a_clock_at_1970_is_accepted_with_a_warning_beside_a_stored_time_floor(y
 
 def test_a_clock_at_1970_installs_beside_a_stored_time_floor_and_says_so(yard: Yard) -> None:
     said: list[str] = []
-    path = yard.write(yard.bundle(released=RELEASED - timedelta(days=9)))
-    yard.vehicle.install(path, _passed, RUNTIME, datetime(1970, 1, 2, tzinfo=UTC), said.append)
-    assert "      note: the clock says 1970-01-02, and 2026-03-01 is surely past; it is not trusted" in said
-    assert yard.vehicle.start().manifest.version == 6
+    bundle = yard.bundle(released=RELEASED - timedelta(days=9))
+    yard.world.install(yard.vehicle, bundle, now=datetime(1970, 1, 2, tzinfo=UTC), say=said.append)
+    assert "note: the clock says 1970-01-02, and 2026-03-01 is surely past; it is not trusted" in said
+    assert yard.world.start(yard.vehicle).manifest.version == 6
     assert [(one.code, one.clock_trusted) for one in yard.receipts()[-1:]] == [(0, False)]
 
 
 def test_a_clock_in_2100_is_refused_in_words_that_name_the_clock(yard: Yard) -> None:
-    path = yard.write(yard.bundle())
+    bundle = yard.bundle()
     before = yard.picture()
     with pytest.raises(errors.Expired, match="the clock says 2100-01-01: if the clock is wrong, set it") as refusal:
-        yard.vehicle.install(path, _never, RUNTIME, datetime(2100, 1, 1, tzinfo=UTC), print)
+        yard.world.install(yard.vehicle, bundle, self_test=_never, now=datetime(2100, 1, 1, tzinfo=UTC))
     assert refusal.value.exit_code == 14
     assert yard.picture() == before
-    assert yard.vehicle.install(path, _passed, RUNTIME, NOW, print).manifest.version == 6
+    assert yard.world.install(yard.vehicle, bundle).manifest.version == 6
 
 
 def test_a_model_swapped_in_a_slot_never_starts(yard: Yard) -> None:
     (path,) = (yard.folder / "data" / "slots").glob("*/model.onnx")
     path.write_bytes(yard.world.model_like(float(np.pi)))
-    with pytest.raises(errors.Damaged):
-        yard.vehicle.start()
+    with pytest.raises(errors.FallbackFailed, match=r"model\.onnx differs from what was installed"):
+        yard.world.start(yard.vehicle)

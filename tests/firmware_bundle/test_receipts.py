@@ -15,13 +15,12 @@ import pytest
 
 from axlebox.firmware_bundle import receipts
 from axlebox.firmware_bundle.errors import AxleboxError, BadSignature, Damaged, Malformed, TooFewSignatures, UsageError
-from axlebox.firmware_bundle.install import Identity, Vehicle
+from axlebox.firmware_bundle.install import confirm, fallback
 from axlebox.firmware_bundle.receipts import Draft, Receipt
-from axlebox.firmware_bundle.skew import Runtime
+from axlebox.firmware_bundle.vehicle import Identity, Occasion, Vehicle
 from axlebox.firmware_bundle.vehicle_key import check, fingerprint, make_key, read_public, sign
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
-RUNTIME = Runtime("0.1.0", frozenset({("value", 1)}))
 
 
 class Box:
@@ -32,10 +31,8 @@ class Box:
         self.vehicle = Vehicle.provision(self.data, world.root(), Identity("T204", "rail-box-a"))
 
     def install(self, version: int, now: datetime = NOW, **how: Any) -> None:
-        path = self.folder / f"{version}.axb"
         files = {**self.world.files(self.world.manifest(version)), "model.onnx": self.world.tiny_model}
-        path.write_bytes(self.world.bundle(version, files=files, **how))
-        self.vehicle.install(path, lambda slot: "ok", RUNTIME, now, say=print)
+        self.world.install(self.vehicle, self.world.bundle(version, files=files, **how), now=now)
 
     @property
     def log(self) -> Path:
@@ -52,13 +49,13 @@ def box(world: Any, tmp_path: Path) -> Box:
 
 def test_every_change_and_every_refusal_leaves_one_signed_receipt(box: Box) -> None:
     box.install(1)
-    box.vehicle.confirm(NOW, print)
+    confirm(box.vehicle, Occasion(NOW, print))
     with pytest.raises(TooFewSignatures):
         box.install(2, targets_keys=["stranger"])
     box.install(2)
-    box.vehicle.fallback(NOW, print)
+    fallback(box.vehicle, Occasion(NOW, print))
     with pytest.raises(UsageError):
-        box.vehicle.confirm(NOW, print)
+        confirm(box.vehicle, Occasion(NOW, print))
     found = box.read()
     assert [(one.action, one.code) for one in found] == [
         ("install", 0), ("confirm", 0), ("install", 11), ("install", 0), ("fallback", 0), ("confirm", 2),
@@ -73,7 +70,7 @@ def test_every_change_and_every_refusal_leaves_one_signed_receipt(box: Box) -> N
 
 def test_a_clock_behind_the_stored_time_floor_is_not_called_trusted(box: Box) -> None:
     box.install(1)
-    box.vehicle.confirm(NOW, print)
+    confirm(box.vehicle, Occasion(NOW, print))
     box.install(2, now=datetime(1970, 1, 2, tzinfo=UTC))
     assert [one.clock_trusted for one in box.read()] == [True, True, False]
 
@@ -195,7 +192,7 @@ def test_the_log_is_bounded_and_its_chain_goes_on(box: Box, monkeypatch: pytest.
 
 def test_a_long_reason_is_cut_and_stays_one_line(box: Box) -> None:
     with pytest.raises(AxleboxError):
-        box.vehicle.install(box.folder / ("x\n" * 100), lambda slot: "ok", RUNTIME, NOW, say=print)
+        box.world.install(box.vehicle, b"PK" * 999, name="x\n" * 300)
     (one,) = box.read()
     assert len(one.reason) <= 400 and "\n" not in one.reason
 
@@ -203,9 +200,7 @@ def test_a_long_reason_is_cut_and_stays_one_line(box: Box) -> None:
 def test_a_receipt_that_cannot_be_written_undoes_nothing_and_is_told(box: Box) -> None:
     box.log.mkdir()
     said: list[str] = []
-    path = box.folder / "1.axb"
-    path.write_bytes(box.world.bundle(1))
-    bundle = box.vehicle.install(path, lambda slot: "ok", RUNTIME, NOW, said.append)
+    bundle = box.world.install(box.vehicle, box.world.bundle(1), say=said.append)
     assert box.vehicle.state().trial == bundle.digest
     assert "no receipt could be written" in said[-1]
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from axlebox.firmware_bundle.errors import Damaged
-from axlebox.firmware_bundle.state import TRIES, State, read_state, write_state
+from axlebox.firmware_bundle.state import OUTAGES, TRIES, State, read_state, write_state
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -98,7 +98,7 @@ def test_after_a_torn_file_the_next_write_replaces_that_file(tmp_path: Path, two
 def test_both_files_torn_is_damage_and_never_the_empty_state(tmp_path: Path, two: tuple[State, State]) -> None:
     for path in tmp_path.glob("state.*"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(Damaged, match="provision"):
+    with pytest.raises(Damaged, match="DO: axleboxd install"):
         read_state(tmp_path)
 
 
@@ -123,16 +123,64 @@ def test_a_leftover_of_an_interrupted_write_does_not_count(tmp_path: Path, two: 
         (State(active=A, previous=B), A),
         (State(active=A, trial=B, tries=TRIES), B),
         (State(active=A, trial=B, tries=1), B),
-        (State(active=A, trial=B, tries=0), A),
         (State(trial=B, tries=1), B),
-        (State(trial=B, tries=0), None),
         (State(previous=B), None),
     ],
 )
-def test_the_release_on_trial_runs_while_it_has_tries(state: State, running: str | None) -> None:
+def test_the_release_on_trial_runs_before_the_active_one(state: State, running: str | None) -> None:
     assert state.running == running
 
 
-def test_the_slots_of_a_state_are_those_it_names() -> None:
-    assert State().slots() == set()
-    assert State(active=A, previous=B, trial=C).slots() == {A, B, C}
+def test_the_slots_of_a_state_stand_in_the_order_in_which_a_start_tries_them() -> None:
+    assert State().slots() == []
+    assert State(active=A, previous=B, trial=C).slots() == [C, A, B]
+
+
+TRIAL = State(active=A, previous=B).on_trial(C)
+FIRST = State().on_trial(A)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (TRIAL.fallen_back(), State(active=A, previous=B)),
+        (State(active=A, previous=B).fallen_back(), State(active=B, previous=A)),
+        (State(active=A).fallen_back(), None),
+        (FIRST.fallen_back(), None),
+        (FIRST.on_trial(B), State(previous=A).on_trial(B)),
+        (FIRST.on_trial(B).fallen_back(), State(active=A)),
+        (FIRST.on_trial(B).on_trial(B), FIRST.on_trial(B)),
+        (TRIAL.on_trial("d" * 64), State(active=A, previous=B).on_trial("d" * 64)),
+        (TRIAL.without(C), State(active=A, previous=B)),
+        (TRIAL.without(A), replace(TRIAL, active=B, previous=None)),
+        (TRIAL.without(B), replace(TRIAL, previous=None)),
+        (TRIAL.without("d" * 64), TRIAL),
+        (FIRST.without(A), State()),
+        (FIRST.on_trial(B).without(B), State(active=A)),
+    ],
+)
+def test_transitions(before: State | None, after: State | None) -> None:
+    assert before == after
+
+
+def test_an_unconfirmed_release_that_is_replaced_stays_to_fall_back_to() -> None:
+    """Else an upgrade on the first day could leave a vehicle with nothing that runs."""
+    second = FIRST.on_trial(B)
+    assert second.slots() == [B, A]
+    confirmed = second.confirmed(2, 0, 1, datetime(2026, 3, 1, tzinfo=UTC))
+    assert (confirmed.active, confirmed.previous) == (B, A)
+    dying = replace(second, tries=1, started="a boot")
+    assert dying.judged("a boot") == State(active=A)
+
+
+@pytest.mark.parametrize(("boot", "tries", "outages"), [("same", TRIES - 1, OUTAGES), ("other", TRIES, OUTAGES - 1)])
+def test_a_young_end_spends_a_try_in_the_same_boot_and_an_outage_in_another(
+    boot: str, tries: int, outages: int
+) -> None:
+    judged = TRIAL.young("same").judged(boot)
+    assert (judged.tries, judged.outages, judged.started, judged.trial) == (tries, outages, None, C)
+    assert judged.grown() == TRIAL
+
+
+def test_a_start_that_lived_is_not_judged() -> None:
+    assert TRIAL.young("same").grown().judged("same") == TRIAL

@@ -43,8 +43,13 @@ DOCUMENTED = {
     "FallbackFailed": 32,
     "NoData": 41,
     "GateFailed": 50,
+    "DiskRefused": 20,
+    "NotInMaintenance": 21,
+    "StickLost": 30,
+    "DaemonNotRunning": 40,
+    "SensorFault": 42,
 }
-COMMANDS = ["provision", "verify", "install", "confirm", "fallback", "status", "selftest", "run"]
+COMMANDS = ["provision", "verify", "install", "confirm", "fallback", "status", "selftest", "run", "sensor", "unit"]
 
 
 class Ended:
@@ -260,7 +265,7 @@ def test_the_list_of_commands_is_complete() -> None:
 def test_every_command_has_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, option: str
 ) -> None:
-    ended = program(monkeypatch, capsys, cli, command, option)
+    ended = program(monkeypatch, capsys, cli, *(["sensor", "replaced"] if command == "sensor" else [command]), option)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"Usage: demo {command} ")
     assert "--data" in ended.out

@@ -41,6 +41,11 @@ class Ended:
         return json.loads(self.out)
 
 
+def words_of(text: str) -> str:
+    """The words of a screen, however its lines were wrapped."""
+    return " ".join(text.split())
+
+
 Run = Callable[..., Ended]
 
 
@@ -253,12 +258,15 @@ def test_an_installation_says_every_step_and_puts_the_release_on_trial(
 ) -> None:
     ended = run("install", stick(7).parent, "--yes")
     assert (ended.code, ended.err) == (0, "")
-    assert [line[:6].strip() for line in ended.out.splitlines()] == [
-        "FOUND", "NOW", "[1/5]", "[2/5]", "[3/5]", "[4/5]", "[5/5]", "PASS", "",
+    assert [line[:6].strip() for line in ended.out.splitlines()][:10] == [
+        "FOUND", "NOW", "[1/6]", "[2/6]", "[3/6]", "[4/6]", "[5/6]", "[6/6]", "", "PASS",
     ]  # fmt: skip
-    assert "NOW    no release" in ended.out
-    assert "[4/5] self-test OK: 20/20" in ended.out
-    assert "PASS   TRAIN-204 runs bearing-temp 7 on trial" in ended.out
+    assert "FOUND  bearing-temp 7 for TRAIN-204, signed 1 of 1\nNOW    no release\n" in ended.out
+    assert "[4/6] self-test OK: 20/20" in ended.out
+    assert "[6/6] live data skipped, daemon not running" in ended.out
+    assert "PASS TRAIN-204 runs bearing-temp 7 on trial from its next start, awaiting live" in words_of(ended.out)
+    assert words_of(ended.out).endswith("is on the stick. You may pull the stick.")
+    assert max(map(len, ended.out.splitlines())) < 80
     assert ended.out.isascii()
     status = run("status", "--json").json()
     assert (status["release"]["version"], status["trial"], status["tries"]) == (7, True, 3)
@@ -274,6 +282,7 @@ def test_installing_what_is_installed_ends_with_3_on_trial_and_when_confirmed(
     ended = run("install", path, "--yes")
     assert ended.code == 3
     assert "FAIL" not in ended.out
+    assert "SAME   Bearing-temp 1 is installed already. Nothing changed.\n" in ended.out
     assert ended.err == "axleboxd: bearing-temp 1 is installed already; nothing changed\n"
 
 
@@ -283,10 +292,11 @@ def test_a_failed_installation_says_what_stays(run: Run, vehicle: Path, stick: C
     broken.write_bytes(cut_short(broken.read_bytes()))
     ended = run("install", broken, "--yes")
     assert ended.code == 12
-    assert "NOW    bearing-temp 7" in ended.out
-    assert ended.out.splitlines()[-1] == (
-        "FAIL 12  Nothing changed: bearing-temp 7 stays. DO: copy the bundle again, or use the second stick"
-    )
+    assert "FOUND  bearing-temp-8.axb for TRAIN-204\nNOW    bearing-temp 7, since today, 0 anomalies" in ended.out
+    assert (
+        "FAIL 12 The file on the stick is damaged. Nothing changed: bearing-temp 7 still runs. "
+        "DO: copy the bundle again, or use the second stick. Receipt AX-"
+    ) in words_of(ended.out)
 
 
 def test_without_yes_and_without_a_terminal_nothing_is_installed(
@@ -308,7 +318,7 @@ def test_at_a_terminal_only_a_yes_installs(
     done = axleboxd("install", stick(), "--data", vehicle, stdin=theirs)
     assert done.returncode == 0, done.stderr
     assert ("not installed; nothing changed" in done.stdout) is not installed
-    assert run("status").code == (0 if installed else 20)
+    assert run("status").code == (40 if installed else 20)
 
 
 def test_a_release_older_than_the_confirmed_one_is_too_old(run: Run, vehicle: Path, stick: Callable[..., Path]) -> None:
@@ -360,24 +370,29 @@ def test_the_self_test_runs_no_code_from_the_folder_the_technician_is_in(
 def test_status_without_a_release_says_what_to_do(run: Run, vehicle: Path) -> None:
     ended = run("status")
     assert ended.code == 20
-    assert "RELEASE  none. DO: axleboxd install" in ended.out
+    assert "HEALTH    20  no release is installed. DO: axleboxd install\n" in ended.out
     assert run("status", "--json").json()["release"] is None
 
 
 def test_status_tells_trial_from_confirmed(run: Run, vehicle: Path, stick: Callable[..., Path]) -> None:
     run("install", stick(7), "--yes")
     trial = run("status")
-    assert trial.code == 0
-    assert "VEHICLE  TRAIN-204, hardware edge-1" in trial.out
-    assert "RELEASE  bearing-temp 7, on trial, 3 starts left, built 2026-03-01" in trial.out
+    assert trial.code == 40
+    assert "VEHICLE   TRAIN-204, hardware edge-1" in trial.out
+    assert "RELEASE   bearing-temp 7, on trial, 3 tries left, built 2026-03-01" in trial.out
     run("confirm")
-    assert "RELEASE  bearing-temp 7, confirmed" in run("status").out
+    confirmed = run("status")
+    assert "RELEASE   bearing-temp 7, confirmed" in confirmed.out
+    assert "FLOOR     nothing below release 7 can be installed, nothing dated before" in confirmed.out
+    assert max(map(len, confirmed.out.splitlines())) < 80 and confirmed.out.count("\n") < 24
 
 
 def test_status_as_json_says_the_same(run: Run, vehicle: Path, stick: Callable[..., Path]) -> None:
     run("install", stick(7), "--yes")
     digest = run("verify", stick(7), "--json").json()["digest"]
     record = run("status", "--json").json()
+    assert record.pop("receipt").startswith("AX-")
+    assert record.pop("trouble").startswith("the daemon does not run")
     assert record == {
         "vehicle": "TRAIN-204",
         "hardware": "edge-1",
@@ -394,6 +409,11 @@ def test_status_as_json_says_the_same(run: Run, vehicle: Path, stick: Callable[.
         "floor": 0,
         "min_sequence": 0,
         "fallback": None,
+        "time_floor": None,
+        "daemon": None,
+        "sensors": [],
+        "events": [],
+        "code": 40,
     }
 
 
@@ -422,7 +442,7 @@ def test_a_damaged_release_is_repaired_by_installing_it_again(
     damage(vehicle)
     ended = run("install", path, "--yes")
     assert ended.code == 0, ended.err
-    assert run("status").code == 0
+    assert run("status").code == 40
 
 
 def test_confirming_raises_the_floor(run: Run, vehicle: Path, stick: Callable[..., Path]) -> None:
@@ -444,9 +464,10 @@ def test_falling_back_goes_to_the_other_release_and_back_again(
     for version in (1, 2):
         run("install", stick(version), "--yes")
         run("confirm")
-    assert "fallback possible" in run("status").out
+    assert "FALLBACK  bearing-temp 1 (axleboxd fallback)" in run("status").out
     ended = run("fallback")
-    assert (ended.code, ended.out) == (0, "fell back to bearing-temp 1; it runs from the next start\n")
+    assert ended.code == 0
+    assert ended.out.startswith("fell back to bearing-temp 1\nreceipt AX-")
     assert run("status", "--json").json()["release"]["version"] == 1
     assert run("fallback", "--json").json()["version"] == 2
 
@@ -558,4 +579,4 @@ def test_the_program_itself_ends_with_these_codes(vehicle: Path, stick: Callable
         ).returncode
         for words in (["status"], ["install", path], ["install", path, "--yes"], ["install", path, "--yes"], ["status"])
     ]
-    assert codes == [20, 2, 0, 3, 0]
+    assert codes == [20, 2, 0, 3, 40]

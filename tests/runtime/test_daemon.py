@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from axlebox.firmware_bundle.install import Identity, Vehicle
-from axlebox.runtime.commands import RUNTIME
-from axlebox.runtime.daemon import Daemon, Totals, summary
+from axlebox.firmware_bundle.errors import AxleboxError
+from axlebox.firmware_bundle.trial import boot_id
+from axlebox.firmware_bundle.vehicle import Identity, Vehicle
+from axlebox.runtime.daemon import Change, Daemon, Totals, Watch, summary
 from axlebox.runtime.detector import Detector, Monitor, Origin
-from axlebox.runtime.readings import LineReader
+from axlebox.runtime.readings import LineReader, Replaced
 from axlebox.runtime.sources import LineSource, StopSignal
 
 AXLEBOXD = [sys.executable, "-c", "from axlebox.runtime.cli import main; main()"]
@@ -37,9 +39,7 @@ COOL = b"2026-04-01T00:02:00,100\n"
 def vehicle(world: Any, tmp_path: Path) -> Vehicle:
     """A provisioned vehicle with release 1 on trial."""
     box = Vehicle.provision(tmp_path / "data", world.root(), Identity("TRAIN-204", "edge-1"))
-    path = tmp_path / "bundle.axb"
-    path.write_bytes(world.bundle())
-    box.install(path, lambda slot: "ok", RUNTIME, RELEASED, say=lambda line: None)
+    world.install(box, world.bundle())
     return box
 
 
@@ -192,8 +192,8 @@ def test_a_damaged_release_is_not_started(start: Start, vehicle: Vehicle) -> Non
     (model,) = vehicle.data.glob("slots/*/model.onnx")
     model.write_bytes(model.read_bytes()[:-1])
     code, lines, err = finish(start(), GOOD)
-    assert (code, lines) == (12, [])
-    assert "is damaged: model.onnx differs" in err
+    assert (code, lines) == (32, [])
+    assert "is damaged: model.onnx differs" in err and "DO: axleboxd install" in err
 
 
 @pytest.mark.parametrize("words", [["--source", "can:"], ["--sink", "lamp:"], ["--source", "file:/no/such/file"]])
@@ -201,7 +201,7 @@ def test_a_wrong_uri_ends_with_2_and_costs_the_release_no_try(start: Start, vehi
     code, _, err = finish(start(*words), GOOD)
     assert code == 2
     assert err.count("\n") == 1
-    assert vehicle.state().tries == 3
+    assert vehicle.state().started is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -304,13 +304,13 @@ def test_a_closed_stdin_is_no_data_and_no_endless_wait(start: Start) -> None:
 # -- tries ----------------------------------------------------------------------------------------
 
 
-def test_a_start_costs_a_try_until_it_has_ended_in_order(start: Start, vehicle: Vehicle) -> None:
+def test_a_start_is_noted_until_it_has_ended_in_order(start: Start, vehicle: Vehicle) -> None:
     process = start("--readings")
     give(process, GOOD)
     answer(process)
-    assert vehicle.state().tries == 2
+    assert vehicle.state().started == boot_id()
     assert finish(process)[0] == 0
-    assert vehicle.state().tries == 3
+    assert (vehicle.state().started, vehicle.state().tries) == (None, 3)
 
 
 def test_a_sink_that_fails_costs_the_release_no_try(start: Start, vehicle: Vehicle) -> None:
@@ -318,16 +318,16 @@ def test_a_sink_that_fails_costs_the_release_no_try(start: Start, vehicle: Vehic
     process = start("--readings")
     give(process, GOOD)
     answer(process)
-    assert vehicle.state().tries == 2
+    assert vehicle.state().started is not None
     assert process.stdout is not None
     process.stdout.close()
     give(process, HOT)
     assert process.wait(PATIENCE_S) == 30
-    assert vehicle.state().tries == 3
+    assert (vehicle.state().started, vehicle.state().tries) == (None, 3)
 
 
 def test_a_release_that_dies_three_times_is_left(start: Start, vehicle: Vehicle) -> None:
-    for tries in (2, 1, 0):
+    for tries in (3, 2, 1):
         process = start("--readings")
         give(process, GOOD)
         answer(process)
@@ -336,7 +336,7 @@ def test_a_release_that_dies_three_times_is_left(start: Start, vehicle: Vehicle)
         assert vehicle.state().tries == tries
     code, _, err = finish(start(), GOOD)
     assert code == 20
-    assert "no release installed" in err
+    assert "ended early 3 times; it is dropped" in err and "no release installed" in err
 
 
 def test_another_command_at_work_on_the_vehicle_does_not_end_a_daemon_that_runs(start: Start, vehicle: Vehicle) -> None:
@@ -414,15 +414,31 @@ class ListSource(LineSource):
             yield batch
 
 
-def daemon(
-    world: Any, sink: ListSink, healthy: Callable[[], bool] = lambda: True, with_readings: bool = False
-) -> Daemon:
+class QuietWatch:
+    """A Watch to which nothing happens; it tells how the run ended."""
+
+    ended = 0
+
+    def told(self) -> list[Replaced]:
+        return []
+
+    def saw(self, items: Any, outcomes: Any) -> None:
+        pass
+
+    def turn(self) -> Change | None:
+        return None
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def daemon(world: Any, sink: ListSink, with_readings: bool = False, watch: Watch | None = None) -> Daemon:
     def above_150(rows: Any) -> Any:
         return rows[:, 0].astype(np.float64), rows[:, 0] > 150
 
     detector = Detector(world.spec, above_150)
     monitor = Monitor(world.contract, {"temperature": detector}, Origin("bearing-temp", 1, "0" * 64))
-    return Daemon(monitor, LineReader("temperature"), [sink], with_readings, healthy)
+    return Daemon(monitor, LineReader("temperature"), [sink], with_readings, watch or QuietWatch())
 
 
 def test_the_events_of_a_batch_are_with_the_sink_before_the_next_batch_is_asked_for(world: Any) -> None:
@@ -440,27 +456,45 @@ def test_a_batch_without_events_writes_nothing(world: Any) -> None:
     assert [block.count(b"\n") for block in sink.blocks] == [1]
 
 
-@pytest.mark.parametrize(
-    ("answers", "expected"),
-    [([True], [1075.0]), ([False, True], [1075.0, 1150.0])],
-    ids=["told once", "told again a minute later where it could not be noted"],
-)
-def test_a_start_is_healthy_after_a_minute(
-    world: Any, monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: list[float]
-) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr("axlebox.runtime.daemon.monotonic", lambda: clock[0])
-    calls: list[float] = []
+def test_another_monitor_takes_over_between_two_readings(world: Any) -> None:
+    """And what the Watch says about the change stands between the events of the two."""
+    sink = ListSink()
+    everything = Detector(world.spec, lambda rows: (rows[:, 0].astype(np.float64), rows[:, 0] > 0))
+    other = Monitor(world.contract, {"temperature": everything}, Origin("bearing-temp", 2, "1" * 64))
 
-    def wait(number: int) -> None:
-        clock[0] += 25
+    class ChangingWatch(QuietWatch):
+        def __init__(self) -> None:
+            self.changes = [None, Change(other, [{"type": "change"}]), None]
 
-    def healthy() -> bool:
-        calls.append(clock[0])
-        return answers[len(calls) - 1]
+        def turn(self) -> Change | None:
+            return self.changes.pop(0)
 
-    daemon(world, ListSink(), healthy).run(ListSource([[b""]] * 7, wait))
-    assert calls == expected
+    daemon(world, sink, watch=ChangingWatch()).run(ListSource([[GOOD], [HOT], [COOL]]))
+    found = [json.loads(line) for line in b"".join(sink.blocks).splitlines()]
+    assert [one.get("bundle", {}).get("version") for one in found] == [1, None, 2]
+
+
+def test_what_a_person_said_comes_before_the_readings_that_follow(world: Any) -> None:
+    sink = ListSink()
+
+    class ToldWatch(QuietWatch):
+        def told(self) -> list[Replaced]:
+            return [Replaced(0.0, "temperature")]
+
+    daemon(world, sink, with_readings=True, watch=ToldWatch()).run(ListSource([[GOOD]]))
+    assert [json.loads(line).get("status") for line in b"".join(sink.blocks).splitlines()] == [None, "replaced", "ok"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_end_is_told_once_also_where_a_sink_failed(world: Any, fails: bool) -> None:
+    class BrokenSink(ListSink):
+        def write(self, lines: bytes) -> None:
+            raise AxleboxError("sink: full")
+
+    watch = QuietWatch()
+    with pytest.raises(AxleboxError) if fails else contextlib.nullcontext():
+        daemon(world, BrokenSink() if fails else ListSink(), watch=watch).run(ListSource([[HOT]]))
+    assert watch.ended == 1
 
 
 def test_totals_name_the_first_few_invalid_lines_and_count_the_others(world: Any) -> None:

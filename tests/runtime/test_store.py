@@ -535,7 +535,7 @@ def test_a_reader_tells_a_damaged_box_from_a_damaged_stick(tmp_path: Path, read:
     (tmp_path / "store.db").write_bytes(b"no database at all " * 200)
     with pytest.raises(BoxDamaged, match=r"store\.db is damaged: file is not a database") as caught:
         read(tmp_path)
-    assert caught.value.exit_code == 12 and caught.value.advice == "call for help"
+    assert caught.value.exit_code == 12 and "call for help" in caught.value.advice
 
 
 @pytest.mark.parametrize("read", READERS)

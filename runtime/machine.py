@@ -1,0 +1,38 @@
+"""What this runtime and the machine under it are: a proof holds for them and for no others."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+from axlebox.firmware_bundle.skew import Runtime
+from axlebox.runtime.features import KNOWN_SETS
+from axlebox.runtime.version import VERSION
+
+_CPUINFO = Path("/proc/cpuinfo")
+_MAX_CPUINFO_BYTES = 64 * 1024
+_CPU = re.compile(r"^(?:vendor_id|model name|cpu family|model|stepping|flags|CPU \w+|Features)\s*:.*$", re.M)
+
+
+@functools.cache
+def this_runtime() -> Runtime:
+    """This runtime, with versions and processor as its fingerprint."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy"))
+    return Runtime(VERSION, KNOWN_SETS, f"axlebox {VERSION}, {libraries}, {platform.machine()} {processor(_CPUINFO)}")
+
+
+def processor(cpuinfo: Path) -> str:
+    """What tells one processor from another, in 16 hex digits; `unknown` where a sandbox hides it.
+
+    Its feature flags count: they choose among the kernels of numpy and onnxruntime.
+    """
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
+            first, _, _ = file.read(_MAX_CPUINFO_BYTES).partition("\n\n")
+    except OSError:
+        return "unknown"
+    return hashlib.sha256("\n".join(_CPU.findall(first)).encode()).hexdigest()[:16]

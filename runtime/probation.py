@@ -1,0 +1,77 @@
+"""What a release on trial must show the daemon: that a start lives, and that it works for long enough."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from axlebox.firmware_bundle.errors import AxleboxError
+from axlebox.firmware_bundle.slots import Release
+from axlebox.firmware_bundle.trial import Starter
+from axlebox.firmware_bundle.vehicle import Say
+from axlebox.runtime.config import Confirm
+
+LIVED_S = 60.0
+"""A start that gets this old did not die early."""
+
+
+class Probation:
+    """One start of one release; without effect where it is not on trial."""
+
+    def __init__(self, starter: Starter, release: Release, rule: Confirm, say: Say, now: float) -> None:
+        """`now` is the moment of the start, in seconds of the monotonic clock, as in `tick`."""
+        self._starter = starter
+        self._release = release
+        self._rule = rule
+        self._say = say
+        self._lived = False
+        self._next_note = now + LIVED_S
+        self._next_confirm = now + rule.after_s
+        self._confirming: subprocess.Popen[str] | None = None
+        try:
+            self.on_trial = starter.vehicle.state().trial == release.digest
+        except AxleboxError:  # worn out since the start: nothing can be noted or confirmed
+            self.on_trial = False
+        self._lived = not self.on_trial
+
+    def tick(self, now: float, scored: int) -> None:
+        """Note what is due; `scored` counts the readings that passed the gate and were scored since the start."""
+        if not self.on_trial:
+            return
+        if not self._lived and now >= self._next_note:
+            self._next_note = now + LIVED_S
+            self.lived()
+        if self._confirming is not None:
+            self._look_at_confirmation(now)
+        elif self._rule.automatic and now >= self._next_confirm and scored >= self._rule.after_readings:
+            self._confirm(now)
+
+    def lived(self) -> None:
+        """This start did not die early: it got old enough, or ends in order."""
+        self._lived = self._lived or self._starter.lived(self._release)
+
+    def _confirm(self, now: float) -> None:
+        """In a program of its own, by the command that a person uses: confirming signs, and loads the trust modules."""
+        words = ["confirm", "--digest", self._release.digest, "--data", str(self._starter.vehicle.data)]
+        command = [sys.executable, "-P", "-c", "from axlebox.runtime.cli import main; main()", *words]
+        try:
+            self._confirming = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            self._put_off(now, error.strerror or str(error))
+
+    def _look_at_confirmation(self, now: float) -> None:
+        if self._confirming is None or self._confirming.poll() is None:
+            return
+        _, told = self._confirming.communicate()
+        if self._confirming.returncode == 0:
+            self.on_trial = False
+            self._say(f"{self._release.label} is confirmed: it has run well for long enough")
+        else:
+            self._put_off(now, told.strip()[:400])
+        self._confirming = None
+
+    def _put_off(self, now: float, why: str) -> None:
+        self._next_confirm = now + self._rule.after_s
+        self._say(f"{self._release.label} could not be confirmed: {why}")

@@ -1,0 +1,36 @@
+"""Words for a technician: plain lines of at most 79 columns, for a monochrome console."""
+
+from __future__ import annotations
+
+import textwrap
+
+import click
+
+from axlebox.runtime.commandline import printable
+
+COLUMNS = 79
+_INDENT = 7
+
+
+class Screen:
+    """Prints lines, wrapped below their first word; silent where a program reads the answer."""
+
+    def __init__(self, silent: bool) -> None:
+        self._silent = silent
+
+    def say(self, line: str) -> None:
+        """One step, or a note to it."""
+        if not self._silent:
+            click.echo(wrapped(printable(f"       {line}" if line.startswith("note:") else line), _INDENT))
+
+    def verdict(self, word: str, *sentences: str) -> None:
+        """The one line that counts, between two empty ones: PASS, FAIL or SAME, and what to do."""
+        if not self._silent:
+            click.echo()
+            click.echo(wrapped(printable(f"{word:<6} {' '.join(filter(None, sentences))}"), _INDENT))
+
+
+def wrapped(line: str, indent: int) -> str:
+    """A line cut into several where it is too long, the others indented to below its text."""
+    lines = textwrap.wrap(line, COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False)
+    return "\n".join(lines)
