@@ -35,4 +35,5 @@ def processor(cpuinfo: Path) -> str:
             first, _, _ = file.read(_MAX_CPUINFO_BYTES).partition("\n\n")
     except OSError:
         return "unknown"
-    return hashlib.sha256("\n".join(_CPU.findall(first)).encode()).hexdigest()[:16]
+    told = "\n".join(_CPU.findall(first))
+    return hashlib.sha256(told.encode()).hexdigest()[:16] if told else "unknown"
