@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from axlebox.firmware_bundle.vehicle import SOCKET
@@ -21,6 +22,9 @@ Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _MAX_BYTES = 64 * 1024
 _PATIENCE_S = 2.0
+"""How long whoever asks waits for the answer, from the first byte to the last."""
+_QUESTION_S = 0.3
+"""How long a question may take to arrive; so long one who says nothing keeps the others waiting."""
 
 
 @contextlib.contextmanager
@@ -37,19 +41,30 @@ def ask(data: Path, **question: Any) -> dict[str, Any] | None:
     """What the running daemon answers; None where none is running, or none that answers in time."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short(data) as path:
+            until = monotonic() + _PATIENCE_S
             connection.settimeout(_PATIENCE_S)
             connection.connect(path)
             connection.sendall(json.dumps(question).encode() + b"\n")
-            answer = json.loads(_receive(connection))
-    except (OSError, ValueError):
+            answer = json.loads(_receive(connection, until))
+    except (OSError, ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
 
 
-def _receive(connection: socket.socket) -> bytes:
-    """One line of at most _MAX_BYTES."""
+def ask_status(data: Path) -> dict[str, Any] | None:
+    """What the running daemon says of itself; None where none runs that can say it."""
+    answer = ask(data, what="status")
+    return None if answer is None or "error" in answer else answer
+
+
+def _receive(connection: socket.socket, until: float) -> bytes:
+    """One line of at most _MAX_BYTES, by a moment of the monotonic clock. Raises TimeoutError."""
     received = b""
     while not received.endswith(b"\n") and len(received) <= _MAX_BYTES:
+        left = until - monotonic()
+        if left <= 0:  # bytes that trickle in would renew a timeout for ever
+            raise TimeoutError
+        connection.settimeout(left)
         chunk = connection.recv(_MAX_BYTES)
         if not chunk:
             break
@@ -80,16 +95,20 @@ class Control:
             except OSError:
                 return  # closed
             with connection, contextlib.suppress(OSError):  # whoever asked went away
-                connection.settimeout(_PATIENCE_S)
-                connection.sendall(self._reply(_receive(connection)))
+                question = _receive(connection, monotonic() + _QUESTION_S)
+                connection.settimeout(_QUESTION_S)
+                connection.sendall(self._reply(question))
 
     def _reply(self, line: bytes) -> bytes:
         try:
             question = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             question = None
-        answer = self._answer(question) if isinstance(question, dict) else {"error": "not a JSON object"}
-        return json.dumps(answer, default=str).encode() + b"\n"
+        try:
+            answer = self._answer(question) if isinstance(question, dict) else {"error": "not a JSON object"}
+            return json.dumps(answer, default=str).encode() + b"\n"
+        except Exception as error:  # a mistake in an answer must not end all answers
+            return json.dumps({"error": f"a mistake in axlebox: {error!r}"}).encode() + b"\n"
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
 from axlebox.runtime.commandline import json_option, show
 from axlebox.runtime.commands import config_option, data_option, label_of_running, receipt_place
 from axlebox.runtime.config import Config, load_config
-from axlebox.runtime.control import ask
+from axlebox.runtime.control import ask_status
 from axlebox.runtime.detector import OK, WARMING
 from axlebox.runtime.machine import this_runtime
 from axlebox.runtime.maintenance import check_maintenance
@@ -202,7 +202,7 @@ def live_data(vehicle: Vehicle, digest: str) -> dict[str, Any]:
     `age_s` of the latest reading that the new release scored, where one came.
     """
     until = monotonic() + TAKEOVER_WAITS_S
-    while (answer := ask(vehicle.data, what="status")) is not None and monotonic() < until:
+    while (answer := ask_status(vehicle.data)) is not None and monotonic() < until:
         refused = answer.get("refused") or {}
         if refused.get("digest") == digest:
             return {"daemon": True, "refused": refused.get("reason", "")}
@@ -216,7 +216,7 @@ def live_data(vehicle: Vehicle, digest: str) -> dict[str, Any]:
 
 def _first_reading(vehicle: Vehicle) -> dict[str, Any]:
     until = monotonic() + LIVE_WAITS_S
-    while (answer := ask(vehicle.data, what="status")) is not None and monotonic() < until:
+    while (answer := ask_status(vehicle.data)) is not None and monotonic() < until:
         good = [one for one in answer["sensors"] if one["status"] in (OK, WARMING)]
         if answer["scored"] and good:
             latest = min(good, key=lambda one: one["age_s"])

@@ -27,7 +27,7 @@ from axlebox.firmware_bundle.vehicle import Vehicle
 from axlebox.runtime import stored
 from axlebox.runtime.commandline import json_option, show
 from axlebox.runtime.commands import data_option
-from axlebox.runtime.control import ask
+from axlebox.runtime.control import ask_status
 from axlebox.runtime.detector import OK, WARMING
 from axlebox.runtime.privilege import become_owner
 from axlebox.runtime.readings import format_time
@@ -84,7 +84,7 @@ def look(data: Path) -> Picture:
         release = None if state.running is None else vehicle.release(state.running)
     except BoxDamaged as error:
         damage = str(error)
-    daemon = ask(data, what="status")
+    daemon = ask_status(data)
     try:
         events, store_error = stored.last_events(data, SHOWN_EVENTS), None
         sensors = daemon["sensors"] if daemon else list(_stored_sensors(data))
