@@ -22,7 +22,6 @@ from axlebox.firmware_bundle.container import pack, unpack
 from axlebox.firmware_bundle.manifest import encode
 from axlebox.firmware_bundle.slots import open_slot, write_slot
 from axlebox.firmware_bundle.state import State, write_state
-from axlebox.runtime.cli import main
 from axlebox.runtime.selftest import check_golden
 from axlebox.runtime.version import VERSION
 
@@ -30,70 +29,7 @@ RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 """When the world's bundles were released."""
 
 
-class Ended:
-    """How a command ended, and what it said."""
-
-    def __init__(self, code: object, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def json(self) -> Any:
-        """What it said, as the one JSON object that it must be."""
-        return json.loads(self.out)
-
-
-def words_of(text: str) -> str:
-    """The words of a screen, however its lines were wrapped."""
-    return " ".join(text.split())
-
-
-Run = Callable[..., Ended]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """axleboxd in this process, on the vehicle in tmp_path/data; nobody sits at the terminal."""
-    monkeypatch.setenv("AXLEBOX_DATA", str(tmp_path / "data"))
-
-    def program(*words: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["axleboxd", *map(str, words)])
-        with open(os.devnull) as nobody, monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", nobody)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        captured = capfd.readouterr()
-        # However a command ends: words for people in lines, failures in one line, no traceback.
-        assert "Traceback" not in captured.err
-        assert captured.err.count("\n") <= 1
-        return Ended(ended.value.code or 0, captured.out, captured.err)
-
-    return program
-
-
-@pytest.fixture
-def trust(world: Any, tmp_path: Path) -> Path:
-    path = tmp_path / "root.json"
-    path.write_bytes(world.root())
-    return path
-
-
-@pytest.fixture
-def vehicle(run: Run, trust: Path, tmp_path: Path) -> Path:
-    """The data folder of a provisioned vehicle, TRAIN-204 on hardware edge-1."""
-    assert run("provision", "--trust", trust, "--vehicle", "TRAIN-204", "--hardware", "edge-1").code == 0
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def stick(world: Any, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a bundle of the world to the stick and returns its path."""
-    (tmp_path / "stick").mkdir()
-
-    def write(version: int = 1, **how: Any) -> Path:
-        path = tmp_path / "stick" / f"bearing-temp-{version}.axb"
-        path.write_bytes(world.bundle(version, **how))
-        return path
-
-    return write
+Run = Callable[..., Any]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -264,8 +200,8 @@ def test_an_installation_says_every_step_and_puts_the_release_on_trial(
     assert "FOUND  bearing-temp 7 for TRAIN-204, signed 1 of 1\nNOW    no release\n" in ended.out
     assert "[4/6] self-test OK: 20/20" in ended.out
     assert "[6/6] live data skipped, daemon not running" in ended.out
-    assert "PASS TRAIN-204 runs bearing-temp 7 on trial from its next start, awaiting live" in words_of(ended.out)
-    assert words_of(ended.out).endswith("is on the stick. You may pull the stick.")
+    assert "PASS TRAIN-204 runs bearing-temp 7 on trial from its next start, awaiting live" in ended.words
+    assert ended.words.endswith("is on the stick. You may pull the stick.")
     assert max(map(len, ended.out.splitlines())) < 80
     assert ended.out.isascii()
     status = run("status", "--json").json()
@@ -296,7 +232,7 @@ def test_a_failed_installation_says_what_stays(run: Run, vehicle: Path, stick: C
     assert (
         "FAIL 12 The file on the stick is damaged. Nothing changed: bearing-temp 7 still runs. "
         "DO: copy the bundle again, or use the second stick. Receipt AX-"
-    ) in words_of(ended.out)
+    ) in ended.words
 
 
 def test_without_yes_and_without_a_terminal_nothing_is_installed(
