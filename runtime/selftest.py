@@ -46,19 +46,31 @@ def run_apart(slot: Path) -> str:
     # -P: the folder that a technician stands in, perhaps a stick, must not supply modules.
     command = [sys.executable, "-P", "-m", "axlebox.runtime.selftest", str(slot)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except OSError as error:  # no memory for a process: no fault of the release
         raise AxleboxError(f"the self-test could not be started: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise SelfTestFailed(f"the self-test took longer than {TIMEOUT_S} s") from error
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines()
-        raise SelfTestFailed(f"self-test failed: {lines[-1] if lines else _how_it_ended(done.returncode)}")
+        raise SelfTestFailed(f"self-test failed: {_how_it_ended(done.returncode, done.stderr)}")
     return done.stdout.strip()
 
 
-def _how_it_ended(code: int) -> str:
-    return f"it ended with code {code}" if code >= 0 else f"it was ended by {signal.Signals(-code).name}"
+def _how_it_ended(code: int, told: str) -> str:
+    """The end and the last words of a process; what a signal ends has often said nothing of it."""
+    last = told.strip().splitlines()[-1:]
+    if code < 0:
+        known = {one.value: one.name for one in signal.Signals}
+        return ": ".join([f"it was ended by {known.get(-code, f'signal {-code}')}", *last])
+    return last[0] if last else f"it ended with code {code}"
 
 
 def _confine() -> None:
@@ -81,4 +93,6 @@ if __name__ == "__main__":
         count = check_golden(open_slot(Path(sys.argv[1])))
     except AxleboxError as failure:
         sys.exit(str(failure))
+    except MemoryError:
+        sys.exit(f"it needs more than {MEMORY_BYTES // 1024**2} MiB of memory")
     print(f"{count}/{count}")
