@@ -21,13 +21,18 @@ class Screen:
     def say(self, line: str) -> None:
         """One step, or a note to it."""
         if not self._silent:
-            click.echo(wrapped(printable(f"       {line}" if line.startswith("note:") else line), _INDENT))
+            click.echo(wrapped(_plain(f"       {line}" if line.startswith("note:") else line), _INDENT))
 
     def verdict(self, word: str, *sentences: str) -> None:
         """The one line that counts, between two empty ones: PASS, FAIL or SAME, and what to do."""
         if not self._silent:
             click.echo()
-            click.echo(wrapped(printable(f"{word:<6} {' '.join(filter(None, sentences))}"), _INDENT))
+            click.echo(wrapped(_plain(f"{word:<6} {' '.join(filter(None, sentences))}"), _INDENT))
+
+
+def _plain(line: str) -> str:
+    """In ASCII: a file on a stick may have any name, and the console any encoding."""
+    return printable(line).encode("ascii", "replace").decode()
 
 
 def wrapped(line: str, indent: int) -> str:
