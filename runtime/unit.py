@@ -6,11 +6,13 @@ must have spent its tries, and the release before it must run, before systemd gi
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import click
 
+from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.state import TRIES
 from axlebox.runtime.commands import data_option
 from axlebox.runtime.probation import LIVED_S
@@ -31,7 +33,7 @@ StartLimitBurst={burst}
 Type=exec
 User=axlebox
 StandardInput=file:{readings}
-ExecStart={program} run --source stdin: --data {data}
+ExecStart={program} run --source stdin: --data {data_word}
 Restart=always
 RestartSec={restart_s}
 StateDirectory=axlebox
@@ -72,15 +74,33 @@ WantedBy=multi-user.target
 
 
 def unit_text(program: Path, data: Path, readings: Path) -> str:
-    """The unit for a program, a data folder and what gives the readings, all by their whole paths."""
+    """The unit for a program, a data folder and what gives the readings, all by their whole paths. Raises UsageError."""
     return _UNIT.format(
-        program=program,
-        data=data,
-        readings=readings,
+        program=_word(program),
+        data_word=_word(data).replace("$", "$$"),
+        data=_word(data),
+        readings=_rest(readings),
         restart_s=RESTART_S,
         burst=START_LIMIT_BURST,
         start_limit_s=START_LIMIT_S,
     )
+
+
+def _rest(path: Path) -> str:
+    """A path that takes the rest of a line of a unit file, in which only a % counts."""
+    plain = str(path)
+    if not plain.isprintable() or plain != plain.strip():
+        raise UsageError(f"{plain!a} holds what no path in a unit may")
+    return plain.replace("%", "%%")
+
+
+def _word(path: Path) -> str:
+    """A path as one word of a unit file (systemd.syntax(7)); in ExecStart a $ counts as well."""
+    plain = _rest(path)
+    if re.fullmatch(r"[A-Za-z0-9/._+-]+", plain):
+        return plain
+    escaped = plain.replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
 
 
 @click.command()
