@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AlreadyInstalled, AxleboxError, UsageError
 from axlebox.firmware_bundle.install import install as install_bundle
 from axlebox.firmware_bundle.install import mend_state, preview
@@ -38,6 +39,7 @@ LIVE_WAITS_S = 5.0
 _POLL_S = 0.1
 
 PULL = "You may pull the stick."
+DAMAGED = "what this box has stored is damaged"
 
 
 @click.command()
@@ -98,22 +100,37 @@ class _Session:
         before = label_of_running(self.vehicle)
         generation = self._generation()
         try:
-            choice, found = self._find(before)
+            choice, found = self._find()
             if ask_first is not None and not ask_first():
                 self.screen.say("not installed; nothing changed")
                 return
             self._install(choice, found)
         except AlreadyInstalled as same:
-            self.screen.verdict("SAME", f"{same}.".capitalize().replace("; nothing", ". Nothing"), self._pull())
+            words = f"{same}.".replace("; nothing", ". Nothing")
+            self.screen.verdict("SAME", words[0].upper() + words[1:], self._pull())
             raise
         except AxleboxError as error:
-            now = label_of_running(self.vehicle)
-            runs = f"{now} {'still runs' if now == before else 'runs now'}" if now else "no release runs"
+            runs = self._runs(before)
             what = f"Nothing changed: {runs}." if self._generation() == generation else f"{runs[0].upper()}{runs[1:]}."
             said = error.headline or f"{error}."
             advice = "" if "DO:" in said or not error.advice else f"DO: {error.advice}."
             self.screen.verdict(f"FAIL {error.exit_code}", f" {said}", what, advice, self._receipt(), self._pull())
             raise
+
+    def _runs(self, before: str | None) -> str:
+        """What runs after a failure, by the daemon's own word; `before` is what would have started before it."""
+        daemon = ask_status(self.vehicle.data)
+        if daemon is not None:
+            return f"{daemon['release']['name']} {daemon['release']['version']} still runs"
+        now = label_of_running(self.vehicle)
+        if now is None:
+            return "no release is installed" if self._is_empty() else DAMAGED
+        return f"{now} {'stays installed' if now == before else 'is installed now'}"
+
+    def _is_empty(self) -> bool:
+        with contextlib.suppress(AxleboxError):
+            return self.vehicle.state().running is None
+        return False
 
     def _generation(self) -> int:
         """Counts the changes of the installation record; -1 where it cannot be read."""
@@ -121,28 +138,29 @@ class _Session:
             return self.vehicle.state().generation
         return -1
 
-    def _find(self, before: str | None) -> tuple[Choice, Bundle]:
+    def _find(self) -> tuple[Choice, Bundle]:
         """Which bundle is meant, and what it is, by the bytes that were read; a refusal is recorded."""
         identity, screen = self.vehicle.identity, self.screen
-        with self.vehicle.locked(), self.vehicle.refusals_recorded("install", self.occasion) as receipt:
+        refusals = self.vehicle.refusals_recorded("install", self.occasion)
+        with self.vehicle.locked(), refusals as receipt, disk.explained():
             if isinstance(self.stick, AxleboxError):
                 raise self.stick
+            check_maintenance(self.config.maintenance)
             mend_state(self.vehicle, self.occasion)
             choice = self.stick.choose(identity.vehicle, identity.hardware)
             self.stick.close()  # everything on it has been read
             for note in choice.notes:
                 screen.say(f"note: {note}")
-            check_maintenance(self.config.maintenance)
             try:
                 bundle = preview(self.vehicle, choice.candidate, this_runtime(), self.occasion)
             except AxleboxError:
                 screen.say(f"FOUND  {choice.candidate.name} for {identity.vehicle}")
-                screen.say(f"NOW    {describe_present(self.vehicle, before)}")
+                screen.say(f"NOW    {describe_present(self.vehicle)}")
                 raise
             receipt.about(bundle.label, bundle.digest)
         signed = f"signed {len(bundle.signed_by)} of {bundle.signatures_needed}"
         screen.say(f"FOUND  {bundle.label} for {identity.vehicle}, {signed}")
-        screen.say(f"NOW    {describe_present(self.vehicle, before)}")
+        screen.say(f"NOW    {describe_present(self.vehicle)}")
         return choice, bundle
 
     def _install(self, choice: Choice, found: Bundle) -> None:
@@ -164,6 +182,9 @@ class _Session:
         self.screen.verdict("PASS", said, self._receipt(), self._pull())
 
     def _pull(self) -> str:
+        """Leave to pull the stick, once nothing of it is open."""
+        if isinstance(self.stick, Stick):
+            self.stick.close()
         return "" if self.occasion.stick is None else PULL
 
     def _receipt(self) -> str:
@@ -173,14 +194,17 @@ class _Session:
         return f"Receipt {self.occasion.receipt} is {where}."
 
 
-def describe_present(vehicle: Vehicle, label: str | None) -> str:
-    """The release that runs, for how long it has been here, and what it has seen."""
+def describe_present(vehicle: Vehicle) -> str:
+    """The release that would start, for how long it has been here, and what it has seen."""
     from axlebox.runtime import stored
 
-    digest = None if label is None else vehicle.state().running
-    if digest is None:
-        return "no release"
-    words = [label or ""]
+    try:
+        digest = vehicle.state().running
+        if digest is None:
+            return "no release"
+        words = [vehicle.release(digest).label]
+    except AxleboxError:
+        return DAMAGED
     with contextlib.suppress(OSError):
         days = (datetime.now(UTC).timestamp() - (vehicle.slot(digest) / "slot.json").stat().st_mtime) / 86400
         if 0 <= days < 36500:
@@ -207,7 +231,7 @@ def live_data(vehicle: Vehicle, digest: str) -> dict[str, Any]:
         if refused.get("digest") == digest:
             return {"daemon": True, "refused": refused.get("reason", "")}
         if answer["release"]["digest"] == digest:
-            return {"daemon": True, **_first_reading(vehicle)}
+            return _first_reading(vehicle)
         sleep(_POLL_S)
     if answer is None:
         return {"daemon": False}
@@ -217,12 +241,13 @@ def live_data(vehicle: Vehicle, digest: str) -> dict[str, Any]:
 def _first_reading(vehicle: Vehicle) -> dict[str, Any]:
     until = monotonic() + LIVE_WAITS_S
     while (answer := ask_status(vehicle.data)) is not None and monotonic() < until:
-        good = [one for one in answer["sensors"] if one["status"] in (OK, WARMING)]
+        runs_s = answer["release"]["runs_s"]
+        good = [one for one in answer["sensors"] if one["status"] in (OK, WARMING) and one["age_s"] <= runs_s]
         if answer["scored"] and good:
             latest = min(good, key=lambda one: one["age_s"])
-            return {name: latest[name] for name in ("sensor", "value", "unit", "age_s")}
+            return {"daemon": True, **{name: latest[name] for name in ("sensor", "value", "unit", "age_s")}}
         sleep(_POLL_S)
-    return {}
+    return {"daemon": answer is not None}
 
 
 def describe_live(live: dict[str, Any]) -> str:

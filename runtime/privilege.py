@@ -54,6 +54,7 @@ class Keeper:
         self._child = os.fork()
         if self._child == 0:
             self._ours.close()
+            stick.close()  # it writes by name, and an open file would keep the stick busy
             with contextlib.suppress(BaseException):
                 _serve(stick, theirs)
             os._exit(0)

@@ -230,7 +230,7 @@ def test_a_failed_installation_says_what_stays(run: Run, vehicle: Path, stick: C
     assert ended.code == 12
     assert "FOUND  bearing-temp-8.axb for TRAIN-204\nNOW    bearing-temp 7, since today, 0 anomalies" in ended.out
     assert (
-        "FAIL 12 The file on the stick is damaged. Nothing changed: bearing-temp 7 still runs. "
+        "FAIL 12 The file on the stick is damaged. Nothing changed: bearing-temp 7 stays installed. "
         "DO: copy the bundle again, or use the second stick. Receipt AX-"
     ) in ended.words
 
