@@ -42,7 +42,8 @@ def create_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def _write(path: Path, data: bytes, how: int, mode: int) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | how, mode)
+    # A stick could bring a link that leads to a file of this box, or a FIFO that nobody reads.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | how, mode)
     with open(handle, "wb") as file:
         file.write(data)
         file.flush()
