@@ -64,7 +64,9 @@ def provision(trust: Path, vehicle: str, hardware: str, data: Path, as_json: boo
             f"--vehicle {vehicle!r}, --hardware {hardware!r}: ids are 1 to 64 letters, digits and . _ : / -, "
             "beginning with a letter or a digit"
         ) from error
-    key = Vehicle.provision(data, disk.read_bounded(trust, MAX_CONTAINER_BYTES), identity).key_fingerprint()
+    root = disk.read_bounded(trust, MAX_CONTAINER_BYTES)
+    become_owner(data)
+    key = Vehicle.provision(data, root, identity).key_fingerprint()
     show(
         {"vehicle": vehicle, "hardware": hardware, "data": str(data), "key": key},
         as_json,
