@@ -21,6 +21,8 @@ from axlebox.firmware_bundle.vehicle import SOCKET
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 _MAX_BYTES = 64 * 1024
+_MAX_WAITING = 64
+"""Questions that wait; who comes beyond them is turned away at once, as if no daemon ran."""
 _PATIENCE_S = 2.0
 """How long whoever asks waits for the answer, from the first byte to the last."""
 _QUESTION_S = 0.3
@@ -84,7 +86,7 @@ class Control:
         with _short(data) as path:
             self._socket.bind(path)
         self._path.chmod(0o600)
-        self._socket.listen(4)
+        self._socket.listen(_MAX_WAITING)
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
