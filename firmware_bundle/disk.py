@@ -30,6 +30,19 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(path: Path) -> None:
+    """Make sure of a folder, and of those above it that are missing, durably with their names."""
+    if not path.parent.exists():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)  # also where it was there: whoever made it may have been cut off before this
+
+
+def create_folder(path: Path) -> None:
+    """Make a new folder; its name becomes durable by `sync_folder`. Raises FileExistsError where there is one."""
+    path.mkdir()
+
+
 def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a whole file and make its bytes durable; its name becomes so by `sync_folder`."""
     _write(path, data, os.O_TRUNC, mode)

@@ -84,7 +84,7 @@ def write_slot(
     folder: Path, digest: str, released: datetime, root: bytes, root_version: int, members: Mapping[str, bytes]
 ) -> None:
     """Fill a new folder, durably, all but its own name."""
-    folder.mkdir()
+    disk.create_folder(folder)
     contents = {**members, NEWEST_ROOT: root}
     record = SlotRecord(
         digest=digest,

@@ -139,11 +139,10 @@ class Stick:
     def keep(self, name: str, document: bytes) -> None:
         """Write one receipt file to the stick, durably. Raises OSError."""
         folder = self.folder / RECEIPTS
-        folder.mkdir(exist_ok=True)
+        disk.make_folder(folder)
         if folder.is_symlink():
             raise OSError(errno.ELOOP, f"{RECEIPTS} leads elsewhere")
         disk.replace_durable(folder / name, document)
-        disk.sync_folder(self.folder)
 
 
 def bundles_in(folder: Path) -> list[Path]:

@@ -105,8 +105,8 @@ class Vehicle:
         if provisioned:
             raise UsageError(f"{data} is provisioned already as {cls.open(data).identity.vehicle}; nothing changed")
         with disk.explained():
-            data.mkdir(parents=True, exist_ok=True)
-            (data / "slots").mkdir(exist_ok=True)
+            disk.make_folder(data)
+            disk.make_folder(data / "slots")
             disk.replace_durable(data / "root.json", root)
             make_key(data)
             # vehicle.json comes last: it is what makes the folder count as provisioned.
