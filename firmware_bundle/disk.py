@@ -32,9 +32,10 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(path: Path) -> None:
     """Make sure of a folder, and of those above it that are missing, durably with their names."""
-    if not path.parent.exists():
-        make_folder(path.parent)
-    path.mkdir(exist_ok=True)
+    if not path.is_dir():
+        if not path.parent.is_dir():
+            make_folder(path.parent)
+        path.mkdir()
     sync_folder(path.parent)  # also where it was there: whoever made it may have been cut off before this
 
 

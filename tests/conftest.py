@@ -174,7 +174,7 @@ class World:
             Signers(self.signer("build"), tuple(self.signer(key) for key in targets_keys)),
         )
 
-    runtime = RUNTIME
+    runtime, now = RUNTIME, NOW
 
     def install(self, vehicle: Vehicle, data: bytes, **how: Any) -> Bundle:
         """Install the bytes of a bundle file; `how` may name self_test, runtime, name, now, say."""
@@ -305,13 +305,20 @@ def empty_home(tmp_path: Path) -> dict[str, str]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The figures of the power-loss sweeps, which are more than a dot."""
-    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    noted = [pair for report in reports if report.when == "call" for pair in report.user_properties]
-    points = [found for name, found in noted if name == "power"]
-    variants = [found for name, found in noted if name == "variant"]
-    if points:
-        terminalreporter.write_line(
-            f"power loss: {sum(one[0] for one in points)} points in {len(points)} sweeps, "
-            f"{sum(one[1] for one in points)} failures; broken variants found: {sum(variants)} of {len(variants)}"
-        )
+    """The figures of the power-loss sweeps, which workers of pytest-xdist cannot print themselves."""
+    told = [one for reports in terminalreporter.stats.values() for report in reports for one in _properties(report)]
+    sweeps = [figures for name, figures in told if name == "power loss"]
+    mutants = [figures for name, figures in told if name == "broken variant"]
+    if not sweeps and not mutants:
+        return
+    for words, points, failures in sorted([*sweeps, *mutants]):
+        terminalreporter.write_line(f"  {words}: {points} points, {failures} failures")
+    points, failures = (sum(figures[at] for figures in sweeps) for at in (1, 2))
+    found = sum(lost > 0 for _, _, lost in mutants)
+    terminalreporter.write_line(
+        f"power loss: {points} points, {failures} failures; broken variants found: {found} of {len(mutants)}"
+    )
+
+
+def _properties(report: Any) -> list[tuple[str, Any]]:
+    return report.user_properties if getattr(report, "when", None) == "call" else []
