@@ -33,7 +33,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-def large_world() -> Any:
+def large_world(trees: int = TREES) -> Any:
     """The tests' own world with a forest so large that its bundles have 1 MB."""
     import numpy as np
     from sklearn.ensemble import IsolationForest
@@ -42,7 +42,7 @@ def large_world() -> Any:
 
     world_of = runpy.run_path(str(Path(__file__).resolve().parent.parent / "tests" / "conftest.py"))
     rows = np.random.default_rng(5).normal(100, 4, (4000, 1)).astype(np.float32)
-    forest = IsolationForest(n_estimators=TREES, random_state=69, contamination=0.05).fit(rows)
+    forest = IsolationForest(n_estimators=trees, random_state=69, contamination=0.05).fit(rows)
     model = convert(forest, 1)
     spec = world_of["DetectorSpec"]("temperature", "model.onnx", world_of["FeatureSet"]("value", 1), 0.6)
     contract = world_of["Contract"](kinds={"temperature": world_of["Kind"]()})

@@ -390,7 +390,7 @@ class Sweep:
             self.points += 1
             try:
                 self.judge(before, told)
-            except Exception:
+            except (Exception, pytest.fail.Exception):
                 self.failures.append(f"point {self.points}, told {told}: {traceback.format_exc(limit=-2)}")
         assert self.points > self.change.least
 
