@@ -149,7 +149,7 @@ def _swept_up(vehicle: Vehicle, occasion: Occasion) -> Iterator[None]:
         try:
             _sweep(vehicle)
         except (OSError, AxleboxError) as error:
-            occasion.say(f"note: what is no longer needed could not be removed yet: {error}")
+            occasion.say(f"note: not everything could be tidied up ({error}); the next installation does it")
 
 
 def _sweep(vehicle: Vehicle) -> None:

@@ -211,7 +211,8 @@ def become_program(scene: Scene, box: Box, output: Path, begin: int) -> None:
 def judged(output: str, log: str, status: int) -> dict[str, Any]:
     """What came of it, in the words of `Sweep.judge`."""
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    told: dict[str, Any] = {"log": log, "output": output, "failed": killed or "(INJECTED)" in log}
+    refused = "(INJECTED)" in log
+    told: dict[str, Any] = {"log": log, "output": output, "failed": refused, "reached": killed or refused}
     code = -1 if killed else os.waitstatus_to_exitcode(status)
     if code == BUG or (code < 0 and not killed):
         told["bug"] = output
@@ -256,7 +257,7 @@ def try_point(task: tuple[int, Point]) -> str | None:
     told: dict[str, Any] = {}
     try:
         with after(scene, lane, lambda box: told.update(run_traced(scene, box, lane, inject))) as box:
-            if told["failed"] != (point is not None):
+            if told["reached"] != (point is not None):
                 raise RuntimeError("the point was not reached")
             # In a fork: what holds a file open, or starts a thread, ends with it.
             sweep = Sweep(box, scene.change)

@@ -42,7 +42,7 @@ from axlebox.firmware_bundle.manifest import Golden, GoldenRow, encode
 from axlebox.firmware_bundle.receipts import Receipt
 from axlebox.firmware_bundle.skew import Runtime, check_version
 from axlebox.firmware_bundle.slots import Release, open_slot
-from axlebox.firmware_bundle.state import OUTAGES, TRIES, State
+from axlebox.firmware_bundle.state import OUTAGES, TRIES, State, write_state
 from axlebox.firmware_bundle.stick import Stick
 from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Identity, Occasion, Vehicle
@@ -845,3 +845,40 @@ def test_a_change_waits_for_another_one_to_end(depot: Depot) -> None:
         depot.install(source)
     first.join()
     assert depot.running() == 1
+
+
+# A disk that refuses; that it fails at any one call is in test_power.py
+
+
+@pytest.mark.parametrize("change", ["install", "confirm", "fall back"])
+def test_a_leaving_that_cannot_be_removed_is_a_note_and_no_failure(
+    depot: Depot, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depot.confirmed(1)
+    source = depot.bundle(2)
+    if change != "install":
+        depot.install(source)
+    (depot.data / "slots" / "leaving").mkdir()
+    switched = False
+
+    def fail_after_the_switch(path: Path) -> None:
+        if switched:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    def switch(data: Path, state: State) -> State:
+        nonlocal switched
+        switched = True
+        return write_state(data, state)
+
+    monkeypatch.setattr(disk, "remove_tree", fail_after_the_switch)
+    monkeypatch.setattr("axlebox.firmware_bundle.install.write_state", switch)
+    {"install": lambda: depot.install(source), "confirm": depot.confirm, "fall back": depot.fall_back}[change]()
+    assert depot.running() == (1 if change == "fall back" else 2)
+    assert depot.receipts()[-1].code == 0
+    assert any(line.startswith("note: not everything could be tidied up") for line in depot.said)
+
+
+def test_a_state_is_refused_by_the_disk_in_words_that_name_the_file(depot: Depot) -> None:
+    (depot.data / "state.1.part").mkdir()
+    with pytest.raises(PreflightFailed, match=r"state\.1\.part: Is a directory"), disk.explained():
+        write_state(depot.data, State())
