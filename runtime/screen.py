@@ -35,7 +35,9 @@ def _plain(line: str) -> str:
     return printable(line).encode("ascii", "replace").decode()
 
 
-def wrapped(line: str, indent: int) -> str:
-    """A line cut into several where it is too long, the others indented to below its text."""
-    lines = textwrap.wrap(line, COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False)
+def wrapped(line: str, indent: int, at_most: int | None = None) -> str:
+    """A line cut into several where it is too long, the others indented to below its text; `at_most` so many."""
+    lines = textwrap.wrap(
+        line, COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False, max_lines=at_most, placeholder=" ..."
+    )
     return "\n".join(lines)

@@ -34,7 +34,11 @@ from axlebox.runtime.readings import format_time
 from axlebox.runtime.screen import wrapped
 from axlebox.runtime.version import VERSION
 
-SHOWN_SENSORS, SHOWN_EVENTS = 6, 4
+LINES = 23
+"""A console has 24, and the prompt takes one."""
+_SHOWN = ((6, 4), (6, 2), (5, 2), (4, 2), (4, 1), (3, 1), (2, 1), (1, 1), (1, 0))
+"""Sensors and events on a screen: the first of these that fits."""
+_ENTRY_LINES, _HEALTH_LINES = 2, 3
 SILENT_S = 60.0
 """Without a period in the contract, so many seconds without a reading are too many."""
 _SILENT_PERIODS = 3.0
@@ -46,6 +50,7 @@ class Picture:
 
     vehicle: Vehicle
     state: State
+    """The empty one where the record cannot be read."""
     release: Release | None
     damage: str | None
     """What is wrong with the installation record or the release that would start now."""
@@ -55,6 +60,12 @@ class Picture:
     events: Sequence[Mapping[str, Any]]
     receipt: receipts.Entry | None
     store_error: str | None
+    """What is wrong with the store, or else with the receipts."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the installation record can be read."""
+        return self.damage is None or self.state.generation > 0
 
 
 @click.command()
@@ -69,8 +80,7 @@ def status(data: Path, as_json: bool) -> None:
     become_owner(data)
     picture = look(data)
     trouble = judge(picture)
-    lines = [wrapped(line, 10) for line in describe(picture, trouble, datetime.now(UTC))]
-    show(record(picture, trouble), as_json, *lines)
+    show(record(picture, trouble), as_json, *screenful(picture, trouble, datetime.now(UTC)))
     if trouble is not None:
         sys.exit(trouble.exit_code)
 
@@ -86,11 +96,17 @@ def look(data: Path) -> Picture:
         damage = str(error)
     daemon = ask_status(data)
     try:
-        events, store_error = stored.last_events(data, SHOWN_EVENTS), None
+        events, store_error = stored.last_events(data, _SHOWN[0][1]), None
         sensors = daemon["sensors"] if daemon else list(_stored_sensors(data))
     except AxleboxError as error:
         events, sensors, store_error = [], daemon["sensors"] if daemon else [], str(error)
-    return Picture(vehicle, state, release, damage, daemon, sensors, events, receipts.latest(data), store_error)
+    if daemon and daemon["store"]["error"]:
+        store_error = daemon["store"]["error"]
+    try:
+        receipt = receipts.latest(data)
+    except AxleboxError as error:
+        receipt, store_error = None, store_error or str(error)
+    return Picture(vehicle, state, release, damage, daemon, sensors, events, receipt, store_error)
 
 
 def _stored_sensors(data: Path) -> Iterator[dict[str, Any]]:
@@ -146,23 +162,37 @@ def record(picture: Picture, trouble: AxleboxError | None) -> dict[str, Any]:
             "released": release.released.isoformat(),
         },
         "damaged": picture.damage,
-        "trial": state.trial is not None,
-        "tries": state.tries,
-        "floor": state.floor,
-        "min_sequence": state.min_sequence,
+        "trial": state.trial is not None if picture.known else None,
+        "tries": state.tries if picture.known else None,
+        "floor": state.floor if picture.known else None,
+        "min_sequence": state.min_sequence if picture.known else None,
         "time_floor": None if state.time_floor is None else state.time_floor.isoformat(),
         "fallback": None if (after := state.fallen_back()) is None else after.running,
         "daemon": picture.daemon,
         "sensors": list(picture.sensors),
         "events": list(picture.events),
+        "store_error": picture.store_error,
         "receipt": None if picture.receipt is None else picture.receipt.id,
         "code": 0 if trouble is None else trouble.exit_code,
         "trouble": None if trouble is None else str(trouble),
     }
 
 
-def describe(picture: Picture, trouble: AxleboxError | None, now: datetime) -> Iterator[str]:
-    """The picture in lines for people."""
+def screenful(picture: Picture, trouble: AxleboxError | None, now: datetime) -> list[str]:
+    """The picture in lines for people, as much of it as fits on one screen."""
+    lines: list[str] = []
+    for sensors, events in _SHOWN:
+        entries = list(_describe(picture, trouble, now, sensors, events))
+        blocks = [wrapped(entries[0], 10, _HEALTH_LINES), *(wrapped(one, 10, _ENTRY_LINES) for one in entries[1:])]
+        lines = "\n".join(blocks).split("\n")
+        if len(lines) <= LINES:
+            break
+    return lines
+
+
+def _describe(
+    picture: Picture, trouble: AxleboxError | None, now: datetime, sensors: int, events: int
+) -> Iterator[str]:
     state, identity = picture.state, picture.vehicle.identity
     doubt = " (not trusted)" if state.time_floor and now < state.time_floor else ""
     yield f"HEALTH    {'OK' if trouble is None else f'{trouble.exit_code}  {trouble}'}"
@@ -172,20 +202,27 @@ def describe(picture: Picture, trouble: AxleboxError | None, now: datetime) -> I
     if state.trial is not None and picture.release is not None:
         yield "          DO: axleboxd confirm, once its readings look right; the daemon does so by itself in time"
     yield f"FALLBACK  {_other(picture)}"
-    floor = f"FLOOR     nothing below release {state.floor} can be installed"
-    yield floor + (f", nothing dated before {state.time_floor:%Y-%m-%d} is trusted" if state.time_floor else "")
+    yield f"FLOOR     {_floor(picture)}"
     yield f"DAEMON    {_daemon(picture)}"
-    for number, one in enumerate(picture.sensors[:SHOWN_SENSORS]):
+    for number, one in enumerate(picture.sensors[:sensors]):
         yield f"{'' if number else 'READINGS':<8}  {_reading(one)}"
-    more = len(picture.sensors) - SHOWN_SENSORS + (picture.daemon or {}).get("more_sensors", 0)
+    more = max(0, len(picture.sensors) - sensors) + (picture.daemon or {}).get("more_sensors", 0)
     if more > 0:
-        yield f"          and {more} sensors more"
-    for number, event in enumerate(picture.events):
+        yield f"          and {more} sensor{'' if more == 1 else 's'} more"
+    for number, event in enumerate(picture.events[:events]):
         yield f"{'' if number else 'EVENTS':<8}  {_event(event)}"
-    if picture.store_error or (picture.daemon and picture.daemon["store"]["error"]):
-        yield f"STORE     {picture.store_error or (picture.daemon or {})['store']['error']}"
+    if picture.store_error:
+        yield f"STORE     {picture.store_error}"
     if picture.receipt is not None:
         yield f"RECEIPT   {_receipt(picture.receipt)}"
+
+
+def _floor(picture: Picture) -> str:
+    state = picture.state
+    if not picture.known:
+        return "not known"
+    words = f"nothing below release {state.floor} can be installed"
+    return words + (f", nothing dated before {state.time_floor:%Y-%m-%d} is trusted" if state.time_floor else "")
 
 
 def _release(picture: Picture, now: datetime) -> str:
@@ -199,6 +236,8 @@ def _release(picture: Picture, now: datetime) -> str:
 
 def _other(picture: Picture) -> str:
     state = picture.state
+    if not picture.known:
+        return "not known"
     after = state.fallen_back()
     digest = None if after is None else after.running
     if digest is None:
@@ -243,7 +282,8 @@ def _event(event: Mapping[str, Any]) -> str:
 def _receipt(entry: receipts.Entry) -> str:
     done = entry.receipt
     how = "done" if done.code == 0 else f"{done.code}: {done.reason}"
-    return f"{entry.id}  {done.time:%Y-%m-%d %H:%M}  {done.action} {done.release or ''}  {how}"
+    about = f"{done.action} {done.release or ''}".strip()
+    return f"{entry.id}  {done.time:%Y-%m-%d %H:%M}  {about}  {how}"
 
 
 def _some(names: Sequence[str]) -> str:

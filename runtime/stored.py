@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from axlebox.firmware_bundle.errors import BoxDamaged
 from axlebox.runtime import database, ring
 from axlebox.runtime.readings import Replaced
 from axlebox.runtime.store import Counts
@@ -86,7 +87,10 @@ def last_events(data: Path, count: int) -> list[dict[str, Any]]:
     """At most so many events, newest first."""
     with database.reading(data) as db:
         rows = db.execute("SELECT body FROM events ORDER BY id DESC LIMIT ?", (count,)).fetchall() if db else []
-    return [msgspec.json.decode(body) for (body,) in rows]
+    try:
+        return [msgspec.json.decode(body, type=dict[str, Any]) for (body,) in rows]
+    except msgspec.DecodeError as error:
+        raise BoxDamaged(f"{data / database.NAME} is damaged: an event in it cannot be read: {error}") from error
 
 
 def marks(data: Path) -> list[Replaced]:

@@ -349,6 +349,7 @@ def test_status_as_json_says_the_same(run: Run, vehicle: Path, stick: Callable[.
         "daemon": None,
         "sensors": [],
         "events": [],
+        "store_error": None,
         "code": 40,
     }
 
