@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import ctypes
 import fcntl
 import itertools
 import multiprocessing
@@ -59,6 +60,7 @@ MUTANTS = [(no_fsync_of_files, "upgrade", ON_EXT4), (no_fsync_of_folders, "upgra
 MUTANTS += [(one_state_file, "fallback", "killed")]
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 """EXT4_IOC_SHUTDOWN, and that its journal is not written out before."""
+PR_SET_PTRACER = 0x59616D61
 IMAGE_BYTES = 24 * 1024 * 1024
 
 BUG = 70
@@ -171,10 +173,17 @@ def run_traced(scene: Scene, box: Box, lane: Path, inject: str | None) -> dict[s
     """The command under strace; what it reported, and the calls that it made."""
     output, log = lane / "output", lane / "strace"
     read, write = os.pipe()
+    ready, tell_ready = os.pipe()
     child = os.fork()
     if child == 0:
+        # Many systems let a process be traced by its ancestors alone, and strace is none.
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(-1))
+        os.close(tell_ready)
         become_program(scene, box, output, read)
     os.close(read)
+    os.close(tell_ready)
+    os.read(ready, 1)  # returns as the fork closes the other end
+    os.close(ready)
     kinds = ",".join(f"?{one}" for one in CALLS)
     words = ["strace", "-y", "-o", str(log), "-e", f"trace={kinds}", "-p", str(child)]
     if inject is not None:
