@@ -78,6 +78,6 @@ def _nearest(words: str) -> str:
         return ""
     tables = {"maintenance": Maintenance, "confirm": Confirm}
     inside = re.search(r" - at `\$\.(\w+)`$", words)
-    known = tables.get(inside[1], Config) if inside else Config
+    known = tables[inside[1]] if inside else Config
     close = difflib.get_close_matches(unknown[1], known.__struct_fields__, n=1)
     return f". Did you mean {close[0]}?" if close else f"; known are {', '.join(known.__struct_fields__)}"
