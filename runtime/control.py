@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from axlebox.firmware_bundle.errors import PreflightFailed
 from axlebox.firmware_bundle.vehicle import SOCKET
 
 Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -40,7 +41,10 @@ def _short(data: Path) -> Any:
 
 
 def ask(data: Path, **question: Any) -> dict[str, Any] | None:
-    """What the running daemon answers; None where none is running, or none that answers in time."""
+    """What the running daemon answers; None where none is running, or none that answers in time.
+
+    Raises PreflightFailed where one may run, and whoever asks may not.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, _short(data) as path:
             until = monotonic() + _PATIENCE_S
@@ -48,6 +52,8 @@ def ask(data: Path, **question: Any) -> dict[str, Any] | None:
             connection.connect(path)
             connection.sendall(json.dumps(question).encode() + b"\n")
             answer = json.loads(_receive(connection, until))
+    except PermissionError as error:
+        raise PreflightFailed(f"{data / SOCKET} answers only to its owner. DO: call axleboxd as root") from error
     except (OSError, ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from axlebox.firmware_bundle.errors import PreflightFailed
 from axlebox.firmware_bundle.vehicle import SOCKET
 from axlebox.runtime.control import Control, ask, ask_status
 
@@ -126,6 +127,17 @@ def test_a_daemon_that_cannot_tell_its_status_counts_as_none(tmp_path: Path) -> 
 
 def test_only_the_owner_may_ask(data: Path) -> None:
     assert stat.S_IMODE((data / SOCKET).stat().st_mode) == 0o600
+
+
+def test_who_may_not_ask_is_not_told_that_no_daemon_runs(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may always, and is who tests are often called by: hence not by a real refusal."""
+
+    def refused(connection: socket.socket, path: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    with pytest.raises(PreflightFailed, match=r"axleboxd\.sock answers only to its owner\. DO: call axleboxd as root"):
+        ask(data, what="status")
 
 
 def test_what_a_killed_process_left_is_nobody_s(tmp_path: Path) -> None:

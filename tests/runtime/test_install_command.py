@@ -21,6 +21,7 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle import install as install_module
 from axlebox.firmware_bundle import stick as stick_module
 from axlebox.firmware_bundle import vehicle as vehicle_module
+from axlebox.firmware_bundle.errors import PreflightFailed
 from axlebox.firmware_bundle.receipts import Receipt, read, read_document
 from axlebox.firmware_bundle.slots import open_slot
 from axlebox.firmware_bundle.stick import RECEIPTS, Stick
@@ -411,6 +412,20 @@ def test_a_corrupted_release_is_told_and_installed_again(install: Install, vehic
     assert model.read_bytes() != b"worn flash"
 
 
+def test_a_confirmed_release_that_is_mended_is_not_called_on_trial(
+    run: Any, install: Install, vehicle: Path, stick: Write
+) -> None:
+    path = stick(6)
+    install(path)
+    run("confirm")
+    (model,) = vehicle.glob("slots/*/model.onnx")
+    model.write_bytes(b"worn flash")
+    ended = install(path)
+    assert ended.code == 0
+    assert "PASS TRAIN-204 runs bearing-temp 6 from its next start, awaiting live data." in ended.words
+    assert Vehicle.open(vehicle).state().trial is None
+
+
 def test_with_both_state_files_damaged_the_words_are_true(install: Install, vehicle: Path, stick: Write) -> None:
     install(stick(6))
     wear_out_the_record(vehicle)
@@ -431,6 +446,19 @@ def test_with_the_record_mended_and_the_bundle_refused_it_does_not_say_that_noth
     ended = install(broken)
     assert "Nothing changed" not in ended.out
     assert "No release is installed." in ended.words
+
+
+def test_who_may_not_even_ask_the_daemon_is_told_what_is_installed(
+    install: Install, vehicle: Path, stick: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(folder: Path) -> None:
+        raise PreflightFailed("axleboxd.sock answers only to its owner")
+
+    install(stick(6))
+    monkeypatch.setattr(install_command, "ask_status", refused)
+    broken = stick(7)
+    broken.write_bytes(b"noise")
+    assert "Nothing changed: bearing-temp 6 stays installed." in install(broken).words
 
 
 # -- nothing of the stick is open -----------------------------------------------------------------
