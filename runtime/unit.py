@@ -42,7 +42,7 @@ MemoryMax=192M
 TasksMax=32
 CapabilityBoundingSet=
 DevicePolicy=closed
-LockPersonality=yes
+{device}LockPersonality=yes
 MemoryDenyWriteExecute=yes
 NoNewPrivileges=yes
 PrivateDevices=yes
@@ -80,6 +80,7 @@ def unit_text(program: Path, data: Path, readings: Path) -> str:
         data_word=_word(data).replace("$", "$$"),
         data=_word(data),
         readings=_rest(readings),
+        device=f"DeviceAllow={_word(readings)} r\n" if readings.is_relative_to("/dev") else "",
         restart_s=RESTART_S,
         burst=START_LIMIT_BURST,
         start_limit_s=START_LIMIT_S,

@@ -64,18 +64,25 @@ def test_a_path_is_one_word_whatever_is_in_it(program: Path) -> None:
     assert shlex.split(service["ReadWritePaths"]) == [doubled]
 
 
+def test_a_device_may_be_read_and_no_other_one(program: Path) -> None:
+    """systemd opens it when the bounds of DevicePolicy stand already."""
+    service = parsed(unit_text(program, DATA, Path("/dev/serial/by-id/axles")))["Service"]
+    assert (service["DevicePolicy"], service["DeviceAllow"]) == ("closed", "/dev/serial/by-id/axles r")
+    assert "DeviceAllow" not in unit_text(program, DATA, READINGS)
+
+
 def test_a_path_with_a_line_end_is_refused(program: Path) -> None:
     with pytest.raises(UsageError, match="no path in a unit may"):
         unit_text(program, Path("/var/lib/a\nExecStartPre=/bin/sh"), READINGS)
 
 
 @pytest.mark.parametrize("words", [["verify", "--man=no"], ["security", "--offline=true", "--threshold=15"]])
-@pytest.mark.parametrize("data", [DATA, Path(ODD)])
-def test_systemd_accepts_it(program: Path, tmp_path: Path, words: list[str], data: Path) -> None:
+@pytest.mark.parametrize(("data", "readings"), [(DATA, Path("/dev/ttyS0")), (Path(ODD), Path(ODD))])
+def test_systemd_accepts_it(program: Path, tmp_path: Path, words: list[str], data: Path, readings: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not here")
     file = tmp_path / "axleboxd.service"
-    file.write_text(unit_text(program, data, data))
+    file.write_text(unit_text(program, data, readings))
     done = subprocess.run(["systemd-analyze", *words, str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "axleboxd" not in done.stderr
