@@ -229,6 +229,7 @@ class Box:
             return os.waitstatus_to_exitcode(status), out.read().decode()
 
     def _child(self, words: tuple[object, ...], out: int, patch: Callable[[pytest.MonkeyPatch], None] | None) -> int:
+        os.setgroups([OWNER + 1])  # which must be gone as well
         os.setgroups([0])
         os.dup2(out, 1)
         os.dup2(out, 2)
