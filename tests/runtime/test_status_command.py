@@ -15,7 +15,7 @@ import pytest
 from axlebox.firmware_bundle.receipts import MAX_LOG_BYTES
 from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
-from axlebox.runtime import status_command, stored
+from axlebox.runtime import database, status_command, stored
 from axlebox.runtime.detector import Outcome
 from axlebox.runtime.readings import format_time
 from axlebox.runtime.status_command import LINES
@@ -226,6 +226,16 @@ def test_without_a_daemon_the_store_s_last_readings_and_events_are_shown(status:
     assert "READINGS  axle-1  98.0" in ended.out
     assert "EVENTS    2027-01-15T08:00:01Z  axle-1  anomaly raised  171.0\n" in ended.out
     assert [one["sensor"] for one in ended.record["events"]] == ["axle-1", "axle-0"]
+
+
+def test_while_the_daemon_writes_what_was_written_before_is_shown(status: Status, data: Path) -> None:
+    remember(data, events=1)
+    with contextlib.closing(database.open_for_writing(data)) as db, database.transaction(db):
+        db.execute("DELETE FROM events")
+        ended = status()
+    assert "EVENTS    2027-01-15T08:00:00Z  axle-0  anomaly raised  170.0\n" in ended.out
+    assert ended.record["store_error"] is None
+    assert status().record["events"] == []
 
 
 def test_a_value_that_is_no_number_is_strict_json(status: Status, data: Path) -> None:
