@@ -10,6 +10,7 @@ from axlebox.runtime.commandline import printable
 
 COLUMNS = 79
 _INDENT = 7
+_CUT = " ..."
 
 
 class Screen:
@@ -37,7 +38,12 @@ def _plain(line: str) -> str:
 
 def wrapped(line: str, indent: int, at_most: int | None = None) -> str:
     """A line cut into several where it is too long, the others indented to below its text; `at_most` so many."""
-    lines = textwrap.wrap(
-        line, COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False, max_lines=at_most, placeholder=" ..."
-    )
+    if len(line) <= COLUMNS and "\n" not in line:
+        return line
+    # The word at the indent begins where the others will: a path that is too long is broken there, not moved down.
+    begins, rest = line[:indent].replace("\n", " "), line[indent:]
+    lines = textwrap.wrap(rest, COLUMNS, initial_indent=begins, subsequent_indent=" " * indent, break_on_hyphens=False)
+    if at_most is not None and len(lines) > at_most:
+        # Not textwrap's max_lines, which leaves a path that is too long for its line out altogether.
+        lines = [*lines[: at_most - 1], lines[at_most - 1][: COLUMNS - len(_CUT)] + _CUT]
     return "\n".join(lines)

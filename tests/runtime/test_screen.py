@@ -71,3 +71,19 @@ def test_where_a_program_reads_the_answer_nothing_is_said(capsys: pytest.Capture
     screen.verdict("PASS", "It runs.")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+@pytest.mark.parametrize("long", ["x" * 500, LONG, f"{'x' * 75} {'y' * 75} {'z' * 75}"])
+def test_what_is_cut_short_says_so_and_loses_nothing_before(long: str) -> None:
+    """A word too long for the rest of its line is broken, not left out."""
+    lines = wrapped(f"STORE     {long}", 10, at_most=2).splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= COLUMNS
+    assert lines[-1].endswith(" ...")
+    told = "".join("".join(lines).removesuffix(" ...").split())
+    assert "".join(f"STORE{long}".split()).startswith(told)
+    assert len(told) > COLUMNS
+
+
+def test_what_fits_is_not_cut_short() -> None:
+    assert wrapped("word " * 20, 10, at_most=2) == wrapped("word " * 20, 10)
