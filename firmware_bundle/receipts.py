@@ -21,10 +21,10 @@ import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import BadSignature, Damaged, Malformed
+from axlebox.firmware_bundle.errors import AxleboxError, BadSignature, Damaged, Malformed
 from axlebox.firmware_bundle.manifest import Count, Sha256, decode, encode
 
-LOG, OLD_LOG = "receipts.log", "receipts.old.log"
+LOG, OLD_LOG, SEEN = "receipts.log", "receipts.old.log", "receipts.seen"
 MAX_LOG_BYTES = 1024 * 1024
 """A log that has grown to this is set aside; the one that was set aside before it is given up.
 
@@ -32,6 +32,7 @@ A later version may lower it and never raise it: `read` believes no smaller log 
 """
 MAX_WAITING = 100
 """Receipts that one stick is given beside the one of its own occasion."""
+_MAX_SEEN_BYTES = 32
 _MAX_REASON_CHARS = 400
 _FIRST = "0" * 64
 
@@ -125,14 +126,27 @@ def read_document(data: bytes, public: bytes) -> Receipt:
 
 def waiting(data: Path) -> list[Entry]:
     """The newest entries that no stick has seen yet, oldest first, at most MAX_WAITING; worn lines are left out."""
+    seen = _seen(data)
     found: list[Entry] = []
     for raw in reversed(_raw_lines(data / LOG)):
         with contextlib.suppress(Malformed):
             entry = decode(raw, Entry, LOG)
-            if entry.receipt.stick is not None or len(found) == MAX_WAITING:
+            if entry.receipt.number <= seen or len(found) == MAX_WAITING:
                 break
             found.append(entry)
     return found[::-1]
+
+
+def note_seen(data: Path, entry: Entry) -> None:
+    """A stick holds this entry and those before it."""
+    disk.replace_durable(data / SEEN, b"%d\n" % entry.receipt.number)
+
+
+def _seen(data: Path) -> int:
+    """Number of the last entry that a stick holds; 0 where that is not known, and sticks get some of them twice."""
+    with contextlib.suppress(AxleboxError, ValueError):
+        return int(disk.read_bounded(data / SEEN, _MAX_SEEN_BYTES)) if (data / SEEN).exists() else 0
+    return 0
 
 
 def latest(data: Path) -> Entry | None:

@@ -21,7 +21,7 @@ from msgspec import Struct
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged, Malformed, PreflightFailed, UsageError
 from axlebox.firmware_bundle.manifest import Identifier, Sha256, decode, encode
-from axlebox.firmware_bundle.receipts import LOG, OLD_LOG, Action, Draft, Entry, waiting
+from axlebox.firmware_bundle.receipts import LOG, OLD_LOG, SEEN, Action, Draft, Entry, note_seen, waiting
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.slots import Release, open_slot
 from axlebox.firmware_bundle.state import State, read_state
@@ -41,7 +41,7 @@ PROVED, RUN_LOCK, SOCKET, STORE, CONFIG = "proved.json", "run.lock", "axleboxd.s
 _OWN_NAMES = frozenset(
     (
         *("vehicle.json", "vehicle.key", "vehicle.pub", "root.json", "state.0", "state.1"),
-        *("slots", "lock", "incoming.part", LOG, OLD_LOG, PROVED, RUN_LOCK, SOCKET, CONFIG),
+        *("slots", "lock", "incoming.part", LOG, OLD_LOG, SEEN, PROVED, RUN_LOCK, SOCKET, CONFIG),
         *(STORE + end for end in ("", "-wal", "-shm", "-journal")),
     )
 )
@@ -249,6 +249,7 @@ class Vehicle:
             for entry in entries:
                 occasion.stick.keep(f"{entry.id}.json", entry.document())
             occasion.on_stick = True
+            note_seen(self.data, entries[-1])
         except OSError as error:
             occasion.say(f"note: the receipt could not be written to the stick: {error.strerror or error}")
 

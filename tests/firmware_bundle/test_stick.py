@@ -258,6 +258,10 @@ def test_a_stick_that_takes_no_receipt_does_not_undo_the_installation(
     assert vehicle.state().trial is not None
     assert occasion.receipt is not None and not occasion.on_stick
     assert said[-1].startswith("note: the receipt could not be written to the stick: ")
+    (stick / "axlebox-receipts").unlink()
+    with pytest.raises(AxleboxError):
+        confirm(vehicle, at(opened), only="f" * 64)
+    assert [path.name[-6] for path in on(stick)] in (["1", "2"], ["2", "1"])  # the next stick takes both
 
 
 def test_a_link_on_the_stick_does_not_lead_receipts_elsewhere(
