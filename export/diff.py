@@ -16,8 +16,8 @@ from axlebox.export.score import replay
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import decode
 from axlebox.firmware_bundle.trust import Proposal
-from axlebox.runtime.detector import INVALID
 from axlebox.runtime.readings import REPLACED, format_time
+from axlebox.runtime.statuses import INVALID
 
 _MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle.errors import AxleboxError
-from axlebox.runtime.detector import INVALID, NO_SENSOR, Monitor, Outcome
+from axlebox.runtime.detector import NO_SENSOR, Monitor, Outcome
 from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced, format_time
 from axlebox.runtime.sinks import Sink
 from axlebox.runtime.sources import LineSource
+from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
 
 _SHOWN_LINES = 5
 
@@ -27,6 +29,12 @@ class Totals(Struct):
     invalid: int = 0
     invalid_lines: list[str] = []
     """The first few invalid lines, each as "number: reason"."""
+    held_back: dict[str, int] = {}
+    """Readings that were no readings of a temperature, by status: invalid ones are counted above."""
+    stale: int = 0
+    """How often a sensor fell silent."""
+    limits: int = 0
+    """Limit events raised, and hot-or-sensor events."""
     replaced: int = 0
     """Marks, which are no readings."""
     cut_bytes: int = 0
@@ -37,11 +45,20 @@ class Totals(Struct):
             return
         self.readings += 1
         self.flags += outcome.flag
-        self.events += sum(event["type"] == "anomaly" and event["state"] == "raised" for event in outcome.events)
+        self.count_events(outcome.events)
         if outcome.status == INVALID:
             self.invalid += 1
             if len(self.invalid_lines) < _SHOWN_LINES:
                 self.invalid_lines.append(f"{outcome.line}: {outcome.reason}")
+        elif outcome.status not in (OK, WARMING):
+            self.held_back[outcome.status] = self.held_back.get(outcome.status, 0) + 1
+
+    def count_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        for event in events:
+            what = event["type"], event["state"]
+            self.events += what == ("anomaly", "raised")
+            self.limits += what in (("limit", "raised"), ("sensor", HOT_OR_SENSOR))
+            self.stale += what == ("sensor", STALE)
 
 
 def summary(totals: Totals) -> list[str]:
@@ -51,6 +68,13 @@ def summary(totals: Totals) -> list[str]:
     more = totals.invalid - len(totals.invalid_lines)
     if more:
         lines.append(f"  and {more} more")
+    if totals.held_back:
+        words = ", ".join(f"{count} {status}" for status, count in sorted(totals.held_back.items()))
+        lines.append(f"  held back: {words}")
+    if totals.limits:
+        lines.append(f"  {totals.limits} limit event{'' if totals.limits == 1 else 's'}")
+    if totals.stale:
+        lines.append(f"  sensors fell silent {totals.stale} time{'' if totals.stale == 1 else 's'}")
     if totals.replaced:
         lines.append(f"  {totals.replaced} sensor{'' if totals.replaced == 1 else 's'} replaced")
     if totals.cut_bytes:
@@ -66,6 +90,9 @@ class Watch(Protocol):
 
     def saw(self, items: Sequence[Reading | BadLine | Replaced], outcomes: Sequence[Outcome]) -> None:
         """What came, and what became of each."""
+
+    def noticed(self, events: Sequence[dict[str, Any]]) -> None:
+        """Events that no reading caused, but the time that passed without one."""
 
     def turn(self) -> Change | None:
         """Do what is due; the release that scores from the next reading on, where another one shall."""
@@ -118,8 +145,12 @@ class Daemon:
             out += [self._encode(event) for event in outcome.events]
             if self._with_readings:
                 out.append(self._encode(_reading_line(outcome)))
-        self._write(out)
+        late = self._monitor.tick(monotonic())
+        self.totals.count_events(late)
+        self._write([*out, *map(self._encode, late)])
         self._watch.saw(items, outcomes)
+        if late:
+            self._watch.noticed(late)
         change = self._watch.turn()
         if change is not None:
             self._monitor = change.monitor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +14,15 @@ from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.firmware_bundle.slots import Release
 from axlebox.runtime import features
-from axlebox.runtime.gate import MAX_SENSORS, Gate
+from axlebox.runtime.gate import LARGEST, MAX_SENSORS, Gate, Verdict
+from axlebox.runtime.heat import Cause
+from axlebox.runtime.limits import Limits
 from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, format_time
+from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
 
 ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Feature rows (n, k) to anomaly scores (n,), 0..1 and higher is more anomalous, and flags (n,)."""
 
-OK, INVALID, WARMING = "ok", "invalid", "warming"
 NO_SENSOR = ""
 """Stands for the sensor where a line was not even a reading."""
 
@@ -41,7 +43,7 @@ class Outcome(Struct, gc=False):
     time: float | None
     value: float | None
     status: str
-    """OK, WARMING, INVALID with a reason, or REPLACED for a mark."""
+    """One of statuses.py, with a reason where the model did not see it, or REPLACED for a mark."""
     reason: str = ""
     score: float | None = None
     flag: bool = False
@@ -94,8 +96,20 @@ class _Waiting(NamedTuple):
     row: tuple[float, ...]
 
 
+class _Trouble:
+    """A sensor whose readings do not reach the model, from the first such reading to the next good one."""
+
+    __slots__ = ("dropped", "raised", "status")
+
+    def __init__(self) -> None:
+        self.status = OK
+        self.dropped = 0
+        self.raised: dict[str, Any] | None = None
+        """Its hot-or-sensor event while it is raised."""
+
+
 class Monitor:
-    """The way of every reading: gate, detector of its kind, event rules."""
+    """The way of every reading: gate and limits, detector of its kind, event rules."""
 
     def __init__(self, contract: Contract, detectors: Mapping[str, Detector], origin: Origin) -> None:
         """`detectors` by kind; sensors of a kind without one are checked by the gate alone."""
@@ -104,7 +118,8 @@ class Monitor:
         self._detectors = detectors
         self._origin = origin
         self._raised: dict[str, dict[str, Any]] = {}
-        self._invalid: dict[str, int] = {}
+        self._limits = Limits(contract, origin.digest, asdict(origin))
+        self._troubles: dict[str, _Trouble] = {}
         self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
     def process(self, batch: Sequence[Reading | BadLine | Replaced]) -> list[Outcome]:
@@ -118,21 +133,49 @@ class Monitor:
         for item in batch:
             if isinstance(item, Reading):
                 reading = self._corrected(item) if self._offsets else item
-                refusal = self._gate.refuse(reading)
-                status = OK if refusal is None else INVALID
-                outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, status, refusal or "")
-                self._report_status(outcome)
-                if refusal is None:
-                    self._queue(reading, outcome, pending)
+                outcomes.append(self._admit(reading, pending))
             elif isinstance(item, Replaced):
                 self._settle(pending)  # what came before the mark may raise the event that it clears
-                outcome = self._replace(item)
+                outcomes.append(self._replace(item))
             else:
                 outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
-                self._report_status(outcome)
-            outcomes.append(outcome)
+                self._report_trouble(outcome, None)
+                outcomes.append(outcome)
         self._settle(pending)
         return outcomes
+
+    def tick(self, now: float) -> list[dict[str, Any]]:
+        """The events of time that passes, also without readings; `now` as in `Gate.tick`."""
+        if not self._gate.watches_silence:
+            return []
+        self._gate.tick(now)
+        return list(self._silences())
+
+    def trouble(self, sensor: str) -> str | None:
+        """The status that a sensor has now, where it is not good: unlike its last reading's, it may be STALE."""
+        trouble = self._troubles.get(sensor)
+        return None if trouble is None else trouble.status
+
+    def limit(self, sensor: str) -> str | None:
+        """The worst severity of the limit events raised for a sensor: extreme, mild or None."""
+        return self._limits.of(sensor)
+
+    def _admit(self, reading: Reading, pending: dict[Detector, list[_Waiting]]) -> Outcome:
+        """A reading through gate and limits; where it passes, its row waits for a score."""
+        verdict = self._gate.judge(reading)
+        status = OK if verdict is None else verdict.status
+        outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, status)
+        if self._gate.watches_silence:
+            outcome.events = tuple(self._silences())
+        if verdict is not None or self._troubles:
+            if verdict is not None and status != OK:
+                outcome.reason = verdict.reason
+            self._report_trouble(outcome, verdict)
+        if verdict is not None or self._limits.awake:
+            self._look_at_limits(reading, outcome, verdict)
+        if status == OK:
+            self._queue(reading, outcome, pending, anew=verdict is not None and verdict.anew)
+        return outcome
 
     def _settle(self, pending: dict[Detector, list[_Waiting]]) -> None:
         """Score and judge the readings that wait, in their order; then none waits any more."""
@@ -157,21 +200,33 @@ class Monitor:
             if raised is not None:
                 cleared = self._anomaly("cleared", raised["id"], outcome, detector, ())
                 outcome.events += ({**cleared, "reason": "sensor replaced"},)
-        dropped = self._invalid.pop(sensor, 0)
-        details = {"dropped": dropped} if dropped else {}  # a run of invalid readings that no OK reading will end
-        outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **details),)
+        outcome.events += self._limits.end(sensor, mark.time, None, "sensor replaced")
+        trouble = self._troubles.pop(sensor, None)  # which no good reading will end
+        outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **_end_of(trouble)),)
         return outcome
 
     def open_events(self) -> list[dict[str, Any]]:
-        """The `raised` event of every anomaly that is raised now."""
-        return list(self._raised.values())
+        """The `raised` or `hot-or-sensor` event of everything that calls for somebody now."""
+        return [event for _, event, _ in self._open()]
 
     def end_events(self, reason: str) -> list[dict[str, Any]]:
-        """A `cleared` event for each of them, at its sensor's last time, where this monitor sees no more readings."""
-        return [
-            {**raised, "state": "cleared", "time": format_time(self._gate.last(sensor)), "reason": reason}
-            for sensor, raised in self._raised.items()
-        ]
+        """The end of each of them, at its sensor's last time, where this monitor sees no more readings."""
+        ended = []
+        for sensor, event, state in self._open():
+            last = self._gate.last(sensor)
+            time = event["time"] if last is None else format_time(last)
+            ended.append({**event, "state": state, "time": time, "reason": reason})
+        return ended
+
+    def _open(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Sensor and event of everything that is raised now, and the state that ends it."""
+        for sensor, trouble in self._troubles.items():
+            if trouble.raised is not None:
+                yield sensor, trouble.raised, OK
+        for sensor, event in self._limits.open():
+            yield sensor, event, "cleared"
+        for sensor, event in self._raised.items():
+            yield sensor, event, "cleared"
 
     def sensors(self) -> int:
         """How many sensors had a reading that was OK."""
@@ -181,38 +236,82 @@ class Monitor:
         """The reading with its sensor's commissioning offset added."""
         return replace(reading, value=reading.value + self._offsets.get(reading.sensor, 0.0))
 
-    def _report_status(self, outcome: Outcome) -> None:
-        """One sensor event when a run of invalid readings begins, and one when it ends.
+    def _report_trouble(self, outcome: Outcome, verdict: Verdict | None) -> None:
+        """One sensor event when its readings stop to reach the model, when the reason changes, and at the end.
 
         A bad line belongs to no sensor; its run ends with the next reading that is OK.
         """
-        if outcome.status == INVALID:
-            # Ids come from outside, as many as somebody likes: beyond the bound they share one count.
-            full = len(self._invalid) >= MAX_SENSORS and outcome.sensor not in self._invalid
-            sensor = NO_SENSOR if full else outcome.sensor
-            count = self._invalid.get(sensor, 0)
-            self._invalid[sensor] = count + 1
-            if count == 0:
-                details = {"line": outcome.line, "reason": outcome.reason}
-                outcome.events += (self._sensor_event(outcome, INVALID, outcome.sensor, **details),)
-            return
-        if self._invalid:
+        if outcome.status == OK:
             for sensor in (NO_SENSOR, outcome.sensor):
-                dropped = self._invalid.pop(sensor, 0)
-                if dropped:
-                    outcome.events += (self._sensor_event(outcome, OK, sensor, dropped=dropped),)
+                trouble = self._troubles.pop(sensor, None)
+                why = {"reason": verdict.reason} if verdict is not None and sensor else {}
+                if trouble is not None or why:
+                    outcome.events += (self._sensor_event(outcome, OK, sensor, **_end_of(trouble), **why),)
+            return
+        # Ids come from outside, as many as somebody likes: beyond the bound they share one count.
+        full = len(self._troubles) >= MAX_SENSORS and outcome.sensor not in self._troubles
+        trouble = self._troubles.setdefault(NO_SENSOR if full else outcome.sensor, _Trouble())
+        trouble.dropped += 1
+        # A NaN within a stuck run or a fire changes nothing about it.
+        changed = trouble.status in (OK, STALE) if outcome.status == INVALID else outcome.status != trouble.status
+        if changed:
+            was = {} if trouble.raised is None else {"id": trouble.raised["id"]}
+            trouble.status, trouble.raised = outcome.status, None
+            details = {"line": outcome.line, "reason": outcome.reason, **was}
+            event = self._sensor_event(outcome, outcome.status, outcome.sensor, **details)
+            if outcome.status == HOT_OR_SENSOR and verdict is not None and verdict.episode is not None:
+                event = trouble.raised = self._hot_or_sensor(event, outcome, verdict.episode.limit)
+            outcome.events += (event,)
+
+    def _hot_or_sensor(self, event: dict[str, Any], outcome: Outcome, limit: float) -> dict[str, Any]:
+        return {
+            **event,
+            "id": f"{self._origin.digest[:8]}-{outcome.sensor}-{int(outcome.time or 0)}-{HOT_OR_SENSOR}",
+            "severity": "extreme",
+            "value": outcome.value,
+            "limit": limit,
+            "action": self._action_of(outcome.sensor),
+            "bundle": asdict(self._origin),
+        }
+
+    def _look_at_limits(self, reading: Reading, outcome: Outcome, verdict: Verdict | None) -> None:
+        """The limit channel's events; a sensor that was found to be broken has no temperature."""
+        episode = None if verdict is None else verdict.episode
+        if episode is not None and episode.hot and episode.cause is Cause.SENSOR:
+            why = f"found to be no heat: {outcome.reason}"
+            outcome.events += self._limits.end(reading.sensor, reading.time, reading.value, why)
+        elif abs(reading.value) <= LARGEST:
+            outcome.events += self._limits.look(reading, outcome.status == OK)
+            if episode is not None and episode.cause is Cause.HEAT:
+                outcome.events += self._limits.heat(reading, episode.limit)
+
+    def _silences(self) -> Iterator[dict[str, Any]]:
+        """A sensor event for each that has become stale, at the time when it did."""
+        for sensor, last, seconds in self._gate.newly_stale():
+            trouble = self._troubles.setdefault(sensor, _Trouble())
+            if trouble.status != HOT_OR_SENSOR:  # a sensor that burns falls silent; nothing is over
+                trouble.status = STALE
+            reason = f"no reading for {seconds:g} s"
+            time = format_time(last + seconds)
+            yield {"type": "sensor", "state": STALE, "sensor": sensor, "time": time, "reason": reason}
 
     def _sensor_event(self, outcome: Outcome, state: str, sensor: str, **more: Any) -> dict[str, Any]:
         return {"type": "sensor", "state": state, "sensor": sensor or None, "time": _time_of(outcome), **more}
+
+    def _action_of(self, sensor: str) -> str | None:
+        kind = self._contract.kind_of(sensor)
+        return None if kind is None else self._contract.kinds[kind].action
 
     def _detector_of(self, sensor: str) -> Detector | None:
         kind = self._contract.kind_of(sensor)
         return None if kind is None else self._detectors.get(kind)
 
-    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[Detector, list[_Waiting]]) -> None:
+    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[Detector, list[_Waiting]], anew: bool) -> None:
         detector = self._detector_of(reading.sensor)
         if detector is None:
             return
+        if anew:
+            detector.forget(reading.sensor)
         pending.setdefault(detector, []).append(_Waiting(reading, outcome, detector.row(reading)))
         if detector.warming(reading.sensor):
             outcome.status = WARMING
@@ -251,6 +350,14 @@ class Monitor:
             "action": self._contract.kinds[detector.spec.kind].action,
             "bundle": asdict(self._origin),
         }
+
+
+def _end_of(trouble: _Trouble | None) -> dict[str, Any]:
+    """What the event says that ends a sensor's trouble."""
+    if trouble is None:
+        return {}
+    raised = {} if trouble.raised is None else {"id": trouble.raised["id"]}
+    return {"dropped": trouble.dropped, **raised} if trouble.dropped else raised
 
 
 def _time_of(outcome: Outcome) -> str | None:

@@ -23,11 +23,11 @@ from axlebox.runtime.commandline import json_option, show
 from axlebox.runtime.commands import config_option, data_option, label_of_running, receipt_place
 from axlebox.runtime.config import Config, load_config
 from axlebox.runtime.control import ask_status
-from axlebox.runtime.detector import OK, WARMING
 from axlebox.runtime.machine import this_runtime
 from axlebox.runtime.maintenance import check_maintenance
 from axlebox.runtime.privilege import become_owner, user_name
 from axlebox.runtime.screen import Screen
+from axlebox.runtime.statuses import OK, WARMING
 
 if TYPE_CHECKING:
     from axlebox.firmware_bundle.trust import Bundle

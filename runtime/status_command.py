@@ -28,10 +28,10 @@ from axlebox.runtime import stored
 from axlebox.runtime.commandline import json_option, show
 from axlebox.runtime.commands import data_option
 from axlebox.runtime.control import ask_status
-from axlebox.runtime.detector import OK, WARMING
 from axlebox.runtime.privilege import become_owner
 from axlebox.runtime.readings import format_time
 from axlebox.runtime.screen import wrapped
+from axlebox.runtime.statuses import HOT_OR_SENSOR, SENSOR_FAULTS
 from axlebox.runtime.version import VERSION
 
 LINES = 23
@@ -132,7 +132,10 @@ def judge(picture: Picture) -> AxleboxError | None:
     daemon = picture.daemon
     if daemon is None:
         return DaemonNotRunning("the daemon does not run. DO: start it (axleboxd run, or its service)")
-    faulty = [one["sensor"] for one in daemon["sensors"] if one["status"] not in (OK, WARMING, "replaced")]
+    hot = [one["sensor"] for one in daemon["sensors"] if one["status"] == HOT_OR_SENSOR]
+    if hot:  # never called a broken wire, and so never hidden behind one
+        return SensorFault(f"hot, or a sensor at fault: {_some(hot)}. DO: treat it as hot; then check the sensor")
+    faulty = [one["sensor"] for one in daemon["sensors"] if one["status"] in SENSOR_FAULTS]
     if faulty:
         return SensorFault(f"at fault: {_some(faulty)}. DO: check the sensor and its cable")
     silence = min((one["age_s"] for one in daemon["sensors"]), default=daemon["up_s"])
@@ -268,6 +271,7 @@ def _reading(one: Mapping[str, Any]) -> str:
     value = "-" if one["value"] is None else f"{one['value']:.1f}"
     when = f"{_span(one['age_s'])} ago" if "age_s" in one else f"at {one['time']}"
     raised = ", ANOMALY" if one.get("raised") else ""
+    raised += f", LIMIT ({one['limit']})" if one.get("limit") else ""
     reason = f": {one['reason']}" if one.get("reason") else ""
     return f"{one['sensor']}  {value} {one['unit']}  {when}, {one['status']}{reason}{raised}"
 

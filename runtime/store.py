@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from time import monotonic
@@ -22,9 +22,10 @@ from msgspec import Struct
 from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime import database, ring
 from axlebox.runtime.database import NAME, SET_ASIDE, Unfit
-from axlebox.runtime.detector import INVALID, NO_SENSOR, OK, Outcome
+from axlebox.runtime.detector import NO_SENSOR, Outcome
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.readings import Replaced
+from axlebox.runtime.statuses import INVALID, OK
 
 FLUSH_S = 120.0
 """So long readings wait at most; twice as often would write half as much again."""
@@ -57,7 +58,7 @@ class Counts(Struct):
     faults: int = 0
     """Sensor events whose state is neither ok nor invalid."""
     invalid: int = 0
-    """Readings that the gate held back, and bad lines."""
+    """Readings that could not be readings, and bad lines."""
 
 
 class Store:
@@ -123,9 +124,14 @@ class Store:
             if outcome.flag or outcome.reason or outcome.events:
                 counts.flags += outcome.flag
                 counts.invalid += outcome.status == INVALID
-                for event in outcome.events:
-                    counts.anomalies += event["type"] == "anomaly" and event["state"] == "raised"
-                    counts.faults += event["type"] == "sensor" and event["state"] not in (OK, INVALID)
+                self.note_events(digest, outcome.events)
+
+    def note_events(self, digest: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Count events for a release, also those that no reading caused."""
+        counts = self._counts.setdefault(digest, Counts())
+        for event in events:
+            counts.anomalies += event["type"] == "anomaly" and event["state"] == "raised"
+            counts.faults += event["type"] == "sensor" and event["state"] not in (OK, INVALID)
 
     def event(self, event: dict[str, Any]) -> None:
         """Take an event; it is kept as JSON."""

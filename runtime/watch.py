@@ -16,10 +16,11 @@ from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Say
 from axlebox.runtime.config import Confirm
 from axlebox.runtime.daemon import Change
-from axlebox.runtime.detector import INVALID, NO_SENSOR, OK, Monitor, Outcome
+from axlebox.runtime.detector import NO_SENSOR, Monitor, Outcome
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.probation import Probation
 from axlebox.runtime.readings import BadLine, Reading, Replaced, format_time
+from axlebox.runtime.statuses import INVALID, OK, STALE
 from axlebox.runtime.store import Store
 from axlebox.runtime.succession import Succession, hand_over
 
@@ -82,6 +83,11 @@ class VehicleWatch:
             for event in outcome.events:
                 self._store.event(event)
         self._succession.pass_on(kept)
+
+    def noticed(self, events: Sequence[dict[str, Any]]) -> None:
+        self._store.note_events(self._release.digest, events)
+        for event in events:
+            self._store.event(event)
 
     def turn(self) -> Change | None:
         now = monotonic()
@@ -149,13 +155,15 @@ class VehicleWatch:
     def _describe(self, outcome: Outcome, age_s: float) -> dict[str, Any]:
         contract = self._release.manifest.contract
         kind = contract.kind_of(outcome.sensor)
+        stale = self._monitor.trouble(outcome.sensor) == STALE
         return {
             "sensor": outcome.sensor,
             "value": outcome.value if outcome.value is None or math.isfinite(outcome.value) else None,
             "unit": contract.kinds[kind].unit if kind else "",
             "time": None if outcome.time is None else format_time(outcome.time),
             "age_s": age_s,
-            "status": outcome.status,
-            "reason": outcome.reason,
+            "status": STALE if stale else outcome.status,
+            "reason": "it fell silent" if stale else outcome.reason,
             "raised": outcome.event,
+            "limit": self._monitor.limit(outcome.sensor),
         }

@@ -9,7 +9,7 @@ import yaml
 
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract
-from axlebox.runtime.gate import check_contract
+from axlebox.runtime.contract import check_contract
 
 
 def load_contract(path: Path) -> Contract:

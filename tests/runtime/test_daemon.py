@@ -422,6 +422,9 @@ class QuietWatch:
     def told(self) -> list[Replaced]:
         return []
 
+    def noticed(self, events: Any) -> None:
+        pass
+
     def saw(self, items: Any, outcomes: Any) -> None:
         pass
 

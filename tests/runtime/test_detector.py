@@ -18,10 +18,11 @@ from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind, Sensor
 from axlebox.firmware_bundle.slots import Release, make_release
-from axlebox.runtime.detector import INVALID, OK, WARMING, Detector, Monitor, Origin, Outcome, monitor_release
+from axlebox.runtime.detector import Detector, Monitor, Origin, Outcome, monitor_release
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, parse_time
 from axlebox.runtime.scorer import Scorer
+from axlebox.runtime.statuses import INVALID, OK, WARMING
 
 NOON = parse_time("2022-09-10T12:00:00Z")
 DIGEST = "0a1b2c3d" + "4" * 56

@@ -18,7 +18,7 @@ import pytest
 
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.runtime import database, ring, store, stored
-from axlebox.runtime.detector import INVALID, NO_SENSOR, OK, Outcome
+from axlebox.runtime.detector import NO_SENSOR, Outcome
 from axlebox.runtime.readings import Reading, Replaced
 from axlebox.runtime.store import Counts, Store
 
@@ -457,6 +457,7 @@ import sys
 from pathlib import Path
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.store import Store
+from axlebox.runtime.statuses import INVALID, OK
 kept = Store.open(Path(sys.argv[1]), print)
 number = 0
 while True:

@@ -1,0 +1,54 @@
+"""Whether a data contract can be kept: the same check in training, at export and where a release is loaded."""
+
+from __future__ import annotations
+
+import math
+
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.manifest import Contract, Kind
+
+_POSITIVE = ("period_s", "max_rate_per_s", "stuck_after_s", "stale_after_s")
+_LIMITS = ("warn", "critical")
+
+
+def check_contract(contract: Contract) -> None:
+    """Refuse a contract that makes no sense. Raises Malformed naming the field.
+
+    A check that is set and can never do what it says would be worse than none.
+    """
+    for name, kind in contract.kinds.items():
+        problem = _problem(kind)
+        if problem is not None:
+            raise Malformed(f"contract, kinds.{name}.{problem}")
+    for name, sensor in contract.sensors.items():
+        if sensor.kind not in contract.kinds:
+            raise Malformed(f"contract, sensors.{name}.kind: {sensor.kind!r} is not one of the kinds")
+        if not math.isfinite(sensor.offset):
+            raise Malformed(f"contract, sensors.{name}.offset: {sensor.offset} is not a number to add")
+
+
+def _problem(kind: Kind) -> str | None:
+    """The first field that makes no sense, and why."""
+    for field in _POSITIVE:
+        number = getattr(kind, field)
+        if number is not None and not 0 < number < math.inf:
+            return f"{field}: {number} is not a number above 0"
+    for field in _LIMITS:
+        number = getattr(kind, field)
+        if number is not None and not math.isfinite(number):
+            return f"{field}: {number} is not a temperature"
+    if kind.range is not None:
+        low, high = kind.range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            return f"range: [{low}, {high}] is not a lowest and a highest value"
+        for field in _LIMITS:
+            number = getattr(kind, field)
+            if number is not None and not low < number <= high:
+                return f"{field}: {number} lies outside the range [{low}, {high}], which no sensor would report"
+    if kind.warn is not None and kind.critical is not None and kind.warn >= kind.critical:
+        return f"warn: {kind.warn} is not below critical, {kind.critical}"
+    for field in ("stuck_after_s", "stale_after_s"):
+        number = getattr(kind, field)
+        if number is not None and kind.period_s is not None and number <= kind.period_s:
+            return f"{field}: {number} is no longer than period_s, {kind.period_s}: every sensor would be at fault"
+    return None
