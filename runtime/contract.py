@@ -7,7 +7,7 @@ import math
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, Kind
 
-_POSITIVE = ("period_s", "max_rate_per_s", "stuck_after_s", "stale_after_s")
+_SPANS = ("period_s", "max_rate_per_s", "stuck_after_s", "stale_after_s")
 _LIMITS = ("warn", "critical")
 
 
@@ -29,26 +29,29 @@ def check_contract(contract: Contract) -> None:
 
 def _problem(kind: Kind) -> str | None:
     """The first field that makes no sense, and why."""
-    for field in _POSITIVE:
-        number = getattr(kind, field)
-        if number is not None and not 0 < number < math.inf:
-            return f"{field}: {number} is not a number above 0"
+    numbers = {field: number for field in (*_SPANS, *_LIMITS) if (number := getattr(kind, field)) is not None}
+    for field, number in numbers.items():
+        if not math.isfinite(number) or (number <= 0 and field in _SPANS):
+            return f"{field}: {number} is not {'a number above 0' if field in _SPANS else 'a temperature'}"
+    return _problem_of_range(kind, numbers) or _problem_of_order(kind)
+
+
+def _problem_of_range(kind: Kind, numbers: dict[str, float]) -> str | None:
+    if kind.range is None:
+        return None
+    low, high = kind.range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return f"range: [{low}, {high}] is not a lowest and a highest value"
     for field in _LIMITS:
-        number = getattr(kind, field)
-        if number is not None and not math.isfinite(number):
-            return f"{field}: {number} is not a temperature"
-    if kind.range is not None:
-        low, high = kind.range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            return f"range: [{low}, {high}] is not a lowest and a highest value"
-        for field in _LIMITS:
-            number = getattr(kind, field)
-            if number is not None and not low < number <= high:
-                return f"{field}: {number} lies outside the range [{low}, {high}], which no sensor would report"
+        if not low < numbers.get(field, high) <= high:
+            return f"{field}: {numbers[field]} lies outside the range [{low}, {high}], which no sensor would report"
+    return None
+
+
+def _problem_of_order(kind: Kind) -> str | None:
     if kind.warn is not None and kind.critical is not None and kind.warn >= kind.critical:
         return f"warn: {kind.warn} is not below critical, {kind.critical}"
-    for field in ("stuck_after_s", "stale_after_s"):
-        number = getattr(kind, field)
+    for field, number in (("stuck_after_s", kind.stuck_after_s), ("stale_after_s", kind.stale_after_s)):
         if number is not None and kind.period_s is not None and number <= kind.period_s:
             return f"{field}: {number} is no longer than period_s, {kind.period_s}: every sensor would be at fault"
     return None

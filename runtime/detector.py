@@ -120,6 +120,8 @@ class Monitor:
         self._raised: dict[str, dict[str, Any]] = {}
         self._limits = Limits(contract, origin.digest, asdict(origin))
         self._troubles: dict[str, _Trouble] = {}
+        self._busy = self._gate.watches_silence or self._limits.are_set
+        """Whether a reading that passes may have events of its own."""
         self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
     def process(self, batch: Sequence[Reading | BadLine | Replaced]) -> list[Outcome]:
@@ -133,14 +135,19 @@ class Monitor:
         for item in batch:
             if isinstance(item, Reading):
                 reading = self._corrected(item) if self._offsets else item
-                outcomes.append(self._admit(reading, pending))
+                verdict = self._gate.judge(reading)
+                outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, OK)
+                if verdict is not None or self._busy or self._troubles:
+                    self._attend(reading, outcome, verdict)
+                if outcome.status == OK:
+                    self._queue(reading, outcome, pending, verdict is not None and verdict.anew)
             elif isinstance(item, Replaced):
                 self._settle(pending)  # what came before the mark may raise the event that it clears
-                outcomes.append(self._replace(item))
+                outcome = self._replace(item)
             else:
                 outcome = Outcome(item.line, NO_SENSOR, None, None, INVALID, item.reason)
                 self._report_trouble(outcome, None)
-                outcomes.append(outcome)
+            outcomes.append(outcome)
         self._settle(pending)
         return outcomes
 
@@ -160,22 +167,16 @@ class Monitor:
         """The worst severity of the limit events raised for a sensor: extreme, mild or None."""
         return self._limits.of(sensor)
 
-    def _admit(self, reading: Reading, pending: dict[Detector, list[_Waiting]]) -> Outcome:
-        """A reading through gate and limits; where it passes, its row waits for a score."""
-        verdict = self._gate.judge(reading)
-        status = OK if verdict is None else verdict.status
-        outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, status)
+    def _attend(self, reading: Reading, outcome: Outcome, verdict: Verdict | None) -> None:
+        """Sensor and limit events of a reading, where there may be any."""
+        if verdict is not None:
+            outcome.status = verdict.status
+            outcome.reason = "" if verdict.status == OK else verdict.reason
         if self._gate.watches_silence:
             outcome.events = tuple(self._silences())
         if verdict is not None or self._troubles:
-            if verdict is not None and status != OK:
-                outcome.reason = verdict.reason
             self._report_trouble(outcome, verdict)
-        if verdict is not None or self._limits.awake:
-            self._look_at_limits(reading, outcome, verdict)
-        if status == OK:
-            self._queue(reading, outcome, pending, anew=verdict is not None and verdict.anew)
-        return outcome
+        self._look_at_limits(reading, outcome, verdict)
 
     def _settle(self, pending: dict[Detector, list[_Waiting]]) -> None:
         """Score and judge the readings that wait, in their order; then none waits any more."""

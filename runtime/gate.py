@@ -49,11 +49,13 @@ class Verdict(NamedTuple):
 
 
 class _Clock:
-    """What is remembered of a sensor whose kind has no check: 104 bytes with its numbers, and the id."""
+    """What is remembered of every sensor."""
 
-    __slots__ = ("before", "behind", "behind_time", "step", "time")
+    __slots__ = ("before", "behind", "behind_time", "step", "time", "watched")
 
-    def __init__(self, time: float) -> None:
+    def __init__(self, time: float, watched: _Watched | None) -> None:
+        self.watched = watched
+        """What its kind's checks need, where it has any."""
         self.time = time
         """Of the last reading whose time was good."""
         self.step = 0.0
@@ -94,16 +96,15 @@ class _Checks:
         self.any = any((kind.range, kind.max_rate_per_s, kind.stuck_after_s, kind.stale_after_s, kind.period_s))
 
 
-class _Sensor(_Clock):
-    """What is remembered of a sensor whose kind has checks: at most 600 bytes, and during an episode 700 more."""
+class _Watched:
+    """What is remembered of a sensor whose kind has checks."""
 
     __slots__ = (
         "anew", "checks", "dropout", "dropout_at", "episode", "good_time", "good_value", "low_before", "low_now",
         "low_since", "run_since", "run_value", "seen", "stuck",
     )  # fmt: skip
 
-    def __init__(self, time: float, checks: _Checks) -> None:
-        super().__init__(time)
+    def __init__(self, checks: _Checks) -> None:
         self.checks = checks
         self.seen = 0.0
         """When it last said anything, in the gate's own time."""
@@ -132,7 +133,7 @@ class Gate:
         self._sensors: dict[str, _Clock] = {}
         self._checks = {name: checks for name, kind in contract.kinds.items() if (checks := _Checks(kind)).any}
         self._siblings = _siblings(contract)
-        self._quiet: dict[_Checks, dict[str, _Sensor]] = {
+        self._quiet: dict[_Checks, dict[str, _Watched]] = {
             checks: {} for checks in self._checks.values() if checks.stale_s < math.inf
         }
         """By kind with stale_after_s, the sensors that are not stale, those that were silent longest first."""
@@ -146,27 +147,31 @@ class Gate:
         sensor = self._sensors.get(reading.sensor)
         if sensor is None:
             return self._first(reading)
-        followed = ""
         step = reading.time - sensor.time
+        if step > 0 and abs(reading.value) <= LARGEST:
+            if step > _JUMP * sensor.step > 0:
+                sensor.before = sensor.time
+            sensor.time = reading.time
+            sensor.step = step
+            sensor.behind = 0
+            return None if sensor.watched is None else self._check(sensor.watched, reading, step, "")
+        return self._out_of_order(sensor, reading, step)
+
+    def _out_of_order(self, sensor: _Clock, reading: Reading, step: float) -> Verdict | None:
+        """A reading whose value is no number, or whose time does not go on."""
         if step <= 0:
             how = "repeats" if step == 0 else "goes back behind"
             reason = f"its time {how} {format_time(sensor.time)}"
             if not abs(reading.value) <= LARGEST or not sensor.goes_on(reading.time):
-                self._heard(sensor, reading, 0.0)
+                self._heard(sensor.watched, reading, 0.0)
                 return Verdict(INVALID, reason)
             followed = f"its clock went back from {format_time(sensor.time)}"
             sensor.follow(reading.time)
-            step = 0.0
-        elif not abs(reading.value) <= LARGEST:
-            self._heard(sensor, reading, 0.0)
-            return Verdict(INVALID, f"its value is {reading.value}")
-        else:
-            if step > _JUMP * sensor.step > 0:
-                sensor.before = sensor.time
-            sensor.time, sensor.step, sensor.behind = reading.time, step, 0
-        if isinstance(sensor, _Sensor):
-            return self._check(sensor, reading, step, followed)
-        return Verdict(OK, followed, anew=True) if followed else None
+            if sensor.watched is None:
+                return Verdict(OK, followed, anew=True)
+            return self._check(sensor.watched, reading, 0.0, followed)
+        self._heard(sensor.watched, reading, 0.0)
+        return Verdict(INVALID, f"its value is {reading.value}")
 
     def tick(self, now: float) -> None:
         """Time passes, also without readings: `now` is in seconds of any clock that is never set.
@@ -184,7 +189,7 @@ class Gate:
                 if self._now - sensor.seen <= checks.stale_s:
                     break
                 del sensors[name]
-                yield name, sensor.time, checks.stale_s
+                yield name, self._sensors[name].time, checks.stale_s
 
     @property
     def watches_silence(self) -> bool:
@@ -216,14 +221,15 @@ class Gate:
             return Verdict(INVALID, f"its value is {reading.value}")
         checks = self._checks.get(kind)
         if checks is None:
-            self._sensors[reading.sensor] = _Clock(reading.time)
+            self._sensors[reading.sensor] = _Clock(reading.time, None)
             return None
-        sensor = self._sensors[reading.sensor] = _Sensor(reading.time, checks)
-        return self._check(sensor, reading, 0.0, "")
+        watched = _Watched(checks)
+        self._sensors[reading.sensor] = _Clock(reading.time, watched)
+        return self._check(watched, reading, 0.0, "")
 
-    def _heard(self, sensor: _Clock, reading: Reading, step: float) -> None:
+    def _heard(self, sensor: _Watched | None, reading: Reading, step: float) -> None:
         """A sensor said something; `step` seconds after the last time, where its own clock can be believed."""
-        if isinstance(sensor, _Sensor) and sensor.checks.stale_s < math.inf:
+        if sensor is not None and sensor.checks.stale_s < math.inf:
             if step <= sensor.checks.stale_s:  # longer: its clock jumped, or it was silent, which it alone would show
                 self._now = max(self._now, sensor.seen + step)
             sensor.seen = self._now
@@ -233,7 +239,7 @@ class Gate:
 
     # -- the checks of a kind ----------------------------------------------------------------------
 
-    def _check(self, sensor: _Sensor, reading: Reading, step: float, followed: str) -> Verdict | None:
+    def _check(self, sensor: _Watched, reading: Reading, step: float, followed: str) -> Verdict | None:
         self._heard(sensor, reading, step)
         if followed:
             sensor.restart(followed)
@@ -255,7 +261,7 @@ class Gate:
         return None
 
     @staticmethod
-    def _cannot_be_true(sensor: _Sensor, time: float, value: float) -> tuple[str, float, bool] | None:
+    def _cannot_be_true(sensor: _Watched, time: float, value: float) -> tuple[str, float, bool] | None:
         """RANGE or RATE, what could have been, and whether it is too hot; None where a value can be true."""
         checks = sensor.checks
         if not checks.low <= value <= checks.high:
@@ -269,7 +275,7 @@ class Gate:
                 return RATE, sensor.good_value + (reach if hot else -reach), hot
         return None
 
-    def _episode(self, sensor: _Sensor, reading: Reading, odd: tuple[str, float, bool] | None) -> Verdict | None:
+    def _episode(self, sensor: _Watched, reading: Reading, odd: tuple[str, float, bool] | None) -> Verdict | None:
         """Begin, go on with, or end a sensor's readings that cannot be true; None where it has ended."""
         episode, value = sensor.episode, reading.value
         if odd is None:
@@ -284,7 +290,7 @@ class Gate:
             episode.go_on(reading.time, value, self._values_of_siblings(reading.sensor) if episode.hot else {})
         return Verdict(episode.shown, _in_words(episode, sensor, value), episode=episode)
 
-    def _weigh(self, sensor: _Sensor, episode: Episode, reading: Reading) -> None:
+    def _weigh(self, sensor: _Watched, episode: Episode, reading: Reading) -> None:
         """Tell a new episode what came before it."""
         step = abs(reading.value - sensor.good_value)
         seconds = max(reading.time - sensor.good_time, _SHORTEST_S)
@@ -300,14 +306,15 @@ class Gate:
         """The last good value of each sensor of the same group, or what it climbed to beyond that."""
         values = {}
         for name in self._siblings.get(sensor, ()):
-            sibling = self._sensors.get(name)
-            if isinstance(sibling, _Sensor) and sibling.good_time == sibling.good_time:
+            clock = self._sensors.get(name)
+            sibling = None if clock is None else clock.watched
+            if sibling is not None and not math.isnan(sibling.good_time):
                 burns = sibling.episode is not None and sibling.episode.cause is Cause.HEAT
                 values[name] = sibling.episode.value if burns and sibling.episode else sibling.good_value
         return values
 
     @staticmethod
-    def _stuck(sensor: _Sensor, time: float, value: float, step: float) -> bool:
+    def _stuck(sensor: _Watched, time: float, value: float, step: float) -> bool:
         """Whether a value has been the very same for too long.
 
         One other value within a run is a dropout and does not end it; two in a row do, and so does a
@@ -328,7 +335,7 @@ class Gate:
         return False
 
     @staticmethod
-    def _remember_lowest(sensor: _Sensor, time: float, value: float) -> None:
+    def _remember_lowest(sensor: _Watched, time: float, value: float) -> None:
         age = time - sensor.low_since
         if age > _HISTORY_S:
             sensor.low_before = sensor.low_now if age < 2 * _HISTORY_S else math.inf
@@ -346,7 +353,7 @@ def _siblings(contract: Contract) -> dict[str, tuple[str, ...]]:
     return {name: tuple(one for one in group if one != name) for group in groups.values() for name in group}
 
 
-def _in_words(episode: Episode, sensor: _Sensor, value: float) -> str:
+def _in_words(episode: Episode, sensor: _Watched, value: float) -> str:
     if episode.status == RANGE:
         low, high = sensor.checks.low, sensor.checks.high
         return f"{value} lies outside the range {low} to {high}"

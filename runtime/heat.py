@@ -95,7 +95,8 @@ class Episode:
         self._follow(time, value)
         if not self.hot or self.cause is Cause.HEAT:
             return
-        if (self._siblings_rose(siblings) and time - self.began <= REVISED_S) or (self._rises >= RISES and self._peak - self.entry >= MARGIN):
+        climbs = self._rises >= RISES and self._peak - self.entry >= MARGIN
+        if climbs or (time - self.began <= REVISED_S and self._siblings_rose(siblings)):
             self.cause = Cause.HEAT
         elif self.cause is Cause.DOUBT:
             frozen = self._same >= FROZEN_READINGS and time - self._frozen_since >= FROZEN_S

@@ -34,13 +34,9 @@ class Limits:
             name: tuple((why, at) for why, at in ((WARN, kind.warn), (CRITICAL, kind.critical)) if at is not None)
             for name, kind in contract.kinds.items()
         }
-        self._some = any(self._limits.values())
+        self.are_set = any(self._limits.values())
+        """Whether any kind has a limit: else only `heat` raises anything."""
         self._raised: dict[str, dict[str, Event]] = {}
-
-    @property
-    def awake(self) -> bool:
-        """Whether `look` can find anything: a limit is set, or an event is raised."""
-        return self._some or bool(self._raised)
 
     def look(self, reading: Reading, good: bool) -> tuple[Event, ...]:
         """The events of a reading with a finite value; `good` where it passed the gate, and may clear."""

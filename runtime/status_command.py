@@ -132,15 +132,22 @@ def judge(picture: Picture) -> AxleboxError | None:
     daemon = picture.daemon
     if daemon is None:
         return DaemonNotRunning("the daemon does not run. DO: start it (axleboxd run, or its service)")
-    hot = [one["sensor"] for one in daemon["sensors"] if one["status"] == HOT_OR_SENSOR]
-    if hot:  # never called a broken wire, and so never hidden behind one
-        return SensorFault(f"hot, or a sensor at fault: {_some(hot)}. DO: treat it as hot; then check the sensor")
-    faulty = [one["sensor"] for one in daemon["sensors"] if one["status"] in SENSOR_FAULTS]
-    if faulty:
-        return SensorFault(f"at fault: {_some(faulty)}. DO: check the sensor and its cable")
+    fault = _fault(daemon["sensors"])
+    if fault is not None:
+        return fault
     silence = min((one["age_s"] for one in daemon["sensors"]), default=daemon["up_s"])
     if silence > _patience_s(picture.release):
         return NoData(f"no reading for {_span(silence)}. DO: check the source of the readings")
+    return None
+
+
+def _fault(sensors: Sequence[Mapping[str, Any]]) -> SensorFault | None:
+    hot = [one["sensor"] for one in sensors if one["status"] == HOT_OR_SENSOR]
+    if hot:  # never called a broken wire, and never hidden behind one
+        return SensorFault(f"hot, or a sensor at fault: {_some(hot)}. DO: treat it as hot; then check the sensor")
+    faulty = [one["sensor"] for one in sensors if one["status"] in SENSOR_FAULTS]
+    if faulty:
+        return SensorFault(f"at fault: {_some(faulty)}. DO: check the sensor and its cable")
     return None
 
 

@@ -20,6 +20,7 @@ from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.runtime import database, ring, store, stored
 from axlebox.runtime.detector import NO_SENSOR, Outcome
 from axlebox.runtime.readings import Reading, Replaced
+from axlebox.runtime.statuses import INVALID, OK
 from axlebox.runtime.store import Counts, Store
 
 START = 1_700_000_000.0
@@ -457,7 +458,6 @@ import sys
 from pathlib import Path
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.store import Store
-from axlebox.runtime.statuses import INVALID, OK
 kept = Store.open(Path(sys.argv[1]), print)
 number = 0
 while True:
