@@ -71,11 +71,12 @@ def ingest(files: tuple[Path, ...], as_json: bool) -> None:
             f"{facts.name}: {facts.rows} rows, {facts.format}, {'a header' if facts.header else 'no header'}, "
             f"{facts.sensors} sensor{'s' if facts.sensors > 1 else ''}, {facts.lowest:g} to {facts.highest:g}",
             f"  {format_time(facts.first)} to {format_time(facts.last)}, {period}, {facts.gaps} gaps, "
-            f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid, {facts.replaced} replaced",
+            f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid, {facts.replaced} replaced"
+            + "".join(f", {count} {status}" for status, count in facts.held_back.items()),
         ]
-        lines += [f"  invalid line {one.line}: {one.reason}" for one in invalid[:_SHOWN_INVALID]]
+        lines += [f"  {one.status} line {one.line}: {one.reason}" for one in invalid[:_SHOWN_INVALID]]
         if len(invalid) > _SHOWN_INVALID:
-            lines.append(f"  and {len(invalid) - _SHOWN_INVALID} more invalid lines, not used for training")
+            lines.append(f"  and {len(invalid) - _SHOWN_INVALID} more lines, not used for training")
     record = [{**asdict(facts), "invalid_lines": [(one.line, one.reason) for one in bad]} for facts, bad in found]
     show({"files": record}, as_json, *lines)
 

@@ -122,6 +122,7 @@ class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Sha256
     rows: Count
     invalid: Count
+    """Rows that training did not use, for whatever reason."""
 
 
 class Code(Struct, frozen=True, forbid_unknown_fields=True):

@@ -321,7 +321,7 @@ class Gate:
         second one within stuck_after_s: a sensor that flickers lives. Silence is not sameness.
         """
         checks = sensor.checks
-        if step <= min(checks.gap_s, checks.stuck_s):
+        if step <= min(checks.gap_s, checks.stuck_s) and not math.isnan(sensor.run_since):
             if value == sensor.run_value:
                 sensor.dropout = False
                 sensor.stuck = time - sensor.run_since >= checks.stuck_s

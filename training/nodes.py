@@ -15,7 +15,9 @@ from axlebox.training.runs import DetectorFile, Trained
 
 
 def check_contract(temperature_database: Checked) -> tuple[pd.DataFrame, dict[str, Any]]:
-    return steps.to_frame(temperature_database.items), steps.data_quality(temperature_database)
+    return steps.to_frame(temperature_database.stream, temperature_database.statuses), steps.data_quality(
+        temperature_database
+    )
 
 
 def train_test_split(readings: pd.DataFrame, parameters: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -17,8 +17,9 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, FileName, Sha256, decode, encode
 from axlebox.runtime.gate import Gate
-from axlebox.runtime.readings import BadLine, LineReader, Reading, Replaced
+from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced
 from axlebox.runtime.sources import read_lines
+from axlebox.runtime.statuses import INVALID, OK
 from axlebox.training.workspace import Workspace
 
 _MAX_CURRENT_BYTES = 1024 * 1024
@@ -44,23 +45,32 @@ class Invalid(Struct, frozen=True):
     file: str
     line: int
     reason: str
+    status: str = INVALID
+    """As in statuses.py: the gate's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """What one or more files hold, after the gate."""
 
-    items: list[Reading | Replaced]
-    """Readings that training uses, and the marks of replaced sensors in their places among them."""
+    stream: list[Reading | Replaced]
+    """Every reading, also those that the gate holds back, and the marks of replaced sensors: what a box would see."""
+    statuses: list[str]
+    """The gate's status of each of them; REPLACED for a mark."""
     invalid: list[Invalid]
     files: tuple[DataFile, ...]
+
+    @property
+    def items(self) -> list[Reading | Replaced]:
+        """Readings that training uses, and the marks in their places among them."""
+        return [one for one, status in zip(self.stream, self.statuses, strict=True) if status in (OK, REPLACED)]
 
     @property
     def readings(self) -> list[Reading]:
         return [one for one in self.items if isinstance(one, Reading)]
 
     def __len__(self) -> int:
-        return len(self.readings)
+        return self.statuses.count(OK)
 
     def __repr__(self) -> str:
         """For people at a prompt, who do not want every reading on the screen."""
@@ -76,6 +86,8 @@ class FileFacts:
     header: bool
     rows: int
     invalid: int
+    held_back: dict[str, int]
+    """Rows that cannot be true temperatures, by status; invalid ones are counted apart."""
     sensors: int
     first: float
     last: float
@@ -91,23 +103,29 @@ class FileFacts:
     highest: float
 
 
-def check_items(
-    items: Iterable[Reading | BadLine | Replaced], gate: Gate, file: str
-) -> tuple[list[Reading | Replaced], list[Invalid]]:
-    """Part what the gate lets through, and the marks, from what it does not, in order."""
-    good: list[Reading | Replaced] = []
-    invalid: list[Invalid] = []
+def check_items(items: Iterable[Reading | BadLine | Replaced], gate: Gate, file: str) -> Checked:
+    """What the gate says of each item, in order."""
+    found = Checked([], [], [], ())
     for item in items:
+        if isinstance(item, BadLine):
+            found.invalid.append(Invalid(file, item.line, item.reason))
+            continue
+        found.stream.append(item)
         if isinstance(item, Replaced):
             gate.forget(item.sensor)
-            good.append(item)
+            found.statuses.append(REPLACED)
             continue
-        reason = item.reason if isinstance(item, BadLine) else gate.refuse(item)
-        if reason is not None:
-            invalid.append(Invalid(file, item.line, reason))
-        elif isinstance(item, Reading):
-            good.append(item)
-    return good, invalid
+        verdict = gate.judge(item)
+        status = OK if verdict is None else verdict.status
+        found.statuses.append(status)
+        if verdict is not None and status != OK:
+            found.invalid.append(Invalid(file, item.line, verdict.reason, status))
+    return found
+
+
+def held_back(unused: Iterable[Invalid]) -> dict[str, int]:
+    """How many readings the gate held back for each status but INVALID, in the order of the words."""
+    return dict(sorted(Counter(one.status for one in unused if one.status != INVALID).items()))
 
 
 def with_eras(items: Iterable[Reading | Replaced]) -> Iterator[tuple[Reading, int]]:
@@ -140,14 +158,15 @@ def _ingest_locked(
     for path in paths:
         incoming = _take_copy(workspace, path)
         reader = LineReader(contract.only_sensor())
-        good, invalid = check_items(reader.read(read_lines(incoming)), gate, path.name)
-        if not any(isinstance(one, Reading) for one in good):
+        checked = check_items(reader.read(read_lines(incoming)), gate, path.name)
+        invalid = checked.invalid
+        if not len(checked):
             why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
             incoming.unlink()
             order = ". DO: give the files oldest first" if found else ""
             raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}{order}")
         stored.append(_keep(workspace, path, incoming))
-        found.append((_facts(path.name, reader, good, invalid), invalid))
+        found.append((_facts(path.name, reader, checked.items, invalid), invalid))
     disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))
     return found
 
@@ -158,19 +177,21 @@ def load_current(workspace: Workspace, contract: Contract) -> Checked:
     if not path.exists():
         raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
     gate = Gate(contract)
-    items: list[Reading | Replaced] = []
+    stream: list[Reading | Replaced] = []
+    statuses: list[str] = []
     invalid: list[Invalid] = []
     files = []
     for stored in decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files:
         copy = workspace.raw / stored.stored
         if not copy.is_file() or _sha256(copy) != stored.sha256:
             raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
-        good, bad = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
-        items += good
-        invalid += bad
-        rows = sum(isinstance(one, Reading) for one in good) + len(bad)
-        files.append(DataFile(stored.name, stored.sha256, rows, len(bad)))
-    return Checked(items, invalid, tuple(files))
+        checked = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
+        stream += checked.stream
+        statuses += checked.statuses
+        invalid += checked.invalid
+        unused = len(checked.invalid)
+        files.append(DataFile(stored.name, stored.sha256, len(checked) + unused, unused))
+    return Checked(stream, statuses, invalid, tuple(files))
 
 
 def _sha256(path: Path) -> str:
@@ -215,7 +236,8 @@ def _facts(name: str, reader: LineReader, good: Sequence[Reading | Replaced], in
         format=reader.format or "",
         header=reader.has_header,
         rows=len(readings) + len(invalid),
-        invalid=len(invalid),
+        invalid=sum(one.status == INVALID for one in invalid),
+        held_back=held_back(invalid),
         sensors=len({sensor for sensor, _ in by_era}),
         first=min(one.time for one in readings),
         last=max(one.time for one in readings),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.readings import format_time
+from axlebox.training.steps import used
 from axlebox.training.summary import INTENDED_USE, LIMITS_OF_USE, evaluation_rows, parity_rows
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ svg { width: 100%; height: auto; background: #f7f9fb; border: 1px solid #dbe2ea;
 def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[str, ParityProof] | None) -> str:
     """The whole page for a run; `parity` is None until an export has proved it."""
     facts = record.evaluation
+    predictions = used(predictions)
     sensors = list(predictions["sensor"].unique())
     parts = [
         f"<h1>axlebox run {escape(record.lineage.run)}</h1>",
@@ -130,9 +132,13 @@ def _scale(values: NDArray[np.float64], low: float, high: float, start: float, e
 
 def _quality(quality: Mapping[str, Any]) -> str:
     rows = [("Readings used", f"{quality['readings']:,}"), ("Invalid, not used", f"{quality['invalid']:,}")]
+    rows += [(f"Held back: {status}", f"{count:,}") for status, count in quality.get("held_back", {}).items()]
     if quality.get("replaced"):  # a run from before marks says nothing of them
         rows.append(("Sensors replaced", f"{quality['replaced']:,}"))
-    rows += [(f"{one['file']}, line {one['line']}", escape(one["reason"])) for one in quality["first_invalid"]]
+    rows += [
+        (f"{one['file']}, line {one['line']}", escape(f"{one.get('status', 'invalid')}: {one['reason']}"))
+        for one in quality["first_invalid"]
+    ]
     return _table(rows)
 
 

@@ -26,7 +26,16 @@ def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Threshold", f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"),
         ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
         ("Events", f"{facts['events']:,}"),
+        *_gate_rows(facts),
     ]
+
+
+def _gate_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the contract's checks and limits found; nothing for a contract without any, or a run from before them."""
+    held_back, limits = facts.get("held_back"), facts.get("limit_events")
+    words = ", ".join(f"{count:,} {status}" for status, count in (held_back or {}).items())
+    rows = [("Held back by the gate", words)] if held_back else []
+    return rows + ([("Limit events", f"{limits:,}")] if limits else [])
 
 
 def parity_rows(proof: ParityProof) -> list[tuple[str, str]]:

@@ -178,13 +178,16 @@ def test_the_talk_s_file_loses_no_reading(take_in: Ingest, temps_csv: Path) -> N
     ("text", "reason"),
     [
         ("kinds: {temperature: {warm: 3}}", "warm"),
-        ("kinds: {temperature: {warn: 90}}", "kinds.temperature.warn: not supported yet"),
+        ("kinds: {temperature: {warn: 90, critical: 80}}", "kinds.temperature.warn: 90.0 is not below critical"),
+        ("kinds: {temperature: {range: [5, .inf]}}", "kinds.temperature.range:"),
         ("kinds: {temperature: {}}\nsensors: {a: {kind: oil}}", "'oil' is not one of the kinds"),
         ("kinds: {a: {}, b: {}}", "2 kinds"),
         ("kinds: [", "contract.yml"),
     ],
 )
-def test_a_contract_that_asks_for_what_is_not_done_is_refused(workspace: Workspace, text: str, reason: str) -> None:
+def test_a_contract_that_makes_no_sense_is_refused_by_the_field_s_name(
+    workspace: Workspace, text: str, reason: str
+) -> None:
     workspace.contract_path.write_text(text)
     with pytest.raises(AxleboxError, match=reason.replace(".", r"\.")):
         load_contract(workspace.contract_path)
