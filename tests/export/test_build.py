@@ -274,6 +274,53 @@ def test_a_sensor_that_was_replaced_goes_all_the_way(
     assert scored == run.predictions()["flag"].tolist() and len(rows) == len(scored) + 1
 
 
+CHECKS = """
+    range: [-40.0, 250.0]
+    stuck_after_s: 1800.0
+    stale_after_s: 3600.0
+    warn: 120.0
+    critical: 150.0
+"""
+
+
+def test_a_contract_with_checks_and_limits_goes_all_the_way(
+    axlebox: Any, exported: Path, copied: Path, tmp_path: Path
+) -> None:
+    """Ingest, train, export and score; coarse readings, of which a few picked out of many would look stuck."""
+    header, *lines = (exported.parent / "readings.csv").read_text().splitlines()
+    rows = [line.rsplit(",", 1) for line in lines]
+    coarse = [f"{rest},{float(value) // 5 * 5 + number // 8 % 2}" for number, (rest, value) in enumerate(rows)]
+    coarse[100] = f"{rows[100][0]},-300.0"
+    coarse[-50] = f"{rows[-50][0]},200.0"
+    (tmp_path / "in.csv").write_text("\n".join([header, *coarse]) + "\n")
+    (copied / "conf/base/contract.yml").write_text("kinds:\n  temperature:" + CHECKS)
+
+    (facts,) = json.loads(axlebox.ok("ingest", tmp_path / "in.csv", "--json", cwd=copied))["files"]
+    assert facts["invalid"] == 0 and facts["held_back"]["range"] == 1
+    axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
+    run = open_run(copied / "runs", None)
+    assert "<th>Held back: range<td>1" in (run.folder / "report.html").read_text()
+    axlebox.ok("export", cwd=copied)
+    (bundle,) = (copied / "dist").glob("*-2.axb")
+    assert json.loads(unpack(bundle.read_bytes())["manifest.json"])["contract"]["kinds"]["temperature"]["warn"] == 120
+
+    axlebox.ok("score", bundle, run.folder / "held_out.csv", "-o", tmp_path / "out.csv", cwd=copied)
+    scored = list(csv.DictReader((tmp_path / "out.csv").open()))
+    predictions = run.predictions()
+    assert [row["status"] for row in scored] == predictions["status"].tolist()
+    assert [row["flag"] == "1" for row in scored] == predictions["flag"].tolist()
+    assert predictions["limit"].any()
+
+
+def test_a_run_whose_contract_makes_no_sense_is_not_exported(axlebox: Any, copied: Path) -> None:
+    file = open_run(copied / "runs", None).folder / "detector.json"
+    file.write_text(
+        file.read_text().replace('"warn": null', '"warn": 90, "critical": 80').replace('"critical": null,', "")
+    )
+    done = axlebox("export", cwd=copied)
+    assert done.returncode == 15 and "kinds.temperature.warn" in done.stderr
+
+
 def test_score_of_a_file_without_readings_writes_nothing(axlebox: Any, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("nothing\nhere\n")
     done = axlebox("score", bundle_of(exported), tmp_path / "in.csv", "-o", tmp_path / "out.csv", cwd=exported)

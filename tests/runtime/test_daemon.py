@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from axlebox.firmware_bundle.errors import AxleboxError
+from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.firmware_bundle.trial import boot_id
 from axlebox.firmware_bundle.vehicle import Identity, Vehicle
 from axlebox.runtime.daemon import Change, Daemon, Totals, Watch, summary
@@ -535,3 +536,38 @@ def test_a_stop_signal_is_noted_and_the_process_goes_on() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# -- the gate's statuses and limits ---------------------------------------------------------------
+
+
+def limited(sink: ListSink) -> Daemon:
+    kind = Kind(range=(-40.0, 140.0), warn=110.0, stale_after_s=30.0)
+    monitor = Monitor(Contract({"temperature": kind}), {}, Origin("bearing-temp", 1, "0" * 64))
+    return Daemon(monitor, LineReader("temperature"), [sink], False, QuietWatch())
+
+
+def test_what_the_gate_holds_back_and_limits_are_in_the_summary() -> None:
+    sink = ListSink()
+    daemon = limited(sink)
+    values = (80, -45, -45, 115, 150)
+    daemon.step([f"2026-04-01T00:00:0{second}Z,{value}".encode() for second, value in enumerate(values)])
+    assert summary(daemon.totals) == [
+        "5 readings, 0 flagged, 0 events, 0 invalid",
+        "  held back: 1 hot-or-sensor, 2 range",
+        "  3 limit events",
+    ]
+
+
+def test_a_sensor_that_falls_silent_is_told_without_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("axlebox.runtime.daemon.monotonic", lambda: now[0])
+    sink = ListSink()
+    daemon = limited(sink)
+    daemon.step([b"2026-04-01T00:00:00Z,80"])
+    for _ in range(80):
+        now[0] += 0.5
+        daemon.step([])
+    (event,) = [json.loads(line) for block in sink.blocks for line in block.splitlines()]
+    assert (event["type"], event["state"], event["time"]) == ("sensor", "stale", "2026-04-01T00:00:30Z")
+    assert summary(daemon.totals)[1:] == ["  sensors fell silent 1 time"]

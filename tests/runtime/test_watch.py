@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.firmware_bundle.install import fallback
-from axlebox.firmware_bundle.manifest import FeatureSet
+from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind
 from axlebox.firmware_bundle.receipts import read
 from axlebox.firmware_bundle.skew import Runtime
 from axlebox.firmware_bundle.trial import Starter
@@ -26,6 +26,7 @@ from axlebox.runtime.config import Confirm
 from axlebox.runtime.daemon import Daemon
 from axlebox.runtime.detector import monitor_release
 from axlebox.runtime.readings import LineReader, Reading, Replaced, format_time
+from axlebox.runtime.status_command import _fault
 from axlebox.runtime.store import Store
 from axlebox.runtime.watch import VehicleWatch
 
@@ -318,6 +319,31 @@ def test_the_answer_names_the_latest_reading_of_each_sensor(line: Line) -> None:
     assert found["b"]["value"] is None  # NaN is no JSON
     assert (answer["store"]["error"], answer["store"]["dropped"]) == (None, 0)
     json.dumps(answer, allow_nan=False)
+
+
+def test_the_answer_says_what_is_silent_and_what_is_above_a_limit(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("axlebox.runtime.daemon.monotonic", lambda: now[0])
+    kind = Kind(stale_after_s=30.0, warn=250.0, action="look")
+    line.install(2, contract=Contract({"temperature": kind}))
+    line.until(lambda: line.runs() == 2)
+    line.give(HOT, sensor="a")
+    line.give(QUIET, sensor="b")
+    now[0] = 100.0
+    line.turn()
+    found = {one["sensor"]: one for one in line.watch.answer({"what": "status"})["sensors"]}
+    assert (found["a"]["status"], found["a"]["limit"]) == ("stale", "mild")
+    assert (found["b"]["status"], found["b"]["limit"]) == ("stale", None)
+    fault = _fault([found["a"], found["b"]])
+    assert fault is not None and (fault.exit_code, "a, b" in str(fault)) == (42, True)
+    line.store.flush()
+    digest = line.watch.answer({"what": "status"})["release"]["digest"]
+    assert stored.counts(line.vehicle.data, digest).faults == 2
+
+
+def test_heat_is_told_before_any_broken_sensor() -> None:
+    fault = _fault([{"sensor": "a", "status": "range"}, {"sensor": "b", "status": "hot-or-sensor"}])
+    assert fault is not None and str(fault).startswith("hot, or a sensor at fault: b. DO: treat it as hot")
 
 
 def test_ids_from_anywhere_do_not_fill_the_memory(line: Line) -> None:

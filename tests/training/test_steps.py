@@ -11,11 +11,14 @@ from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind, Sensor
 from axlebox.runtime.detector import REPLACED, Detector, Monitor, Origin
+from axlebox.runtime.gate import Gate
 from axlebox.runtime.readings import LineReader, Reading, Replaced
 from axlebox.runtime.scorer import Scorer
+from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, RANGE, STUCK
 from axlebox.training import steps
 from axlebox.training.forest import train_forest
 from axlebox.training.parameters import BundleParameters, Parameters, check
+from axlebox.training.readings import check_items
 from axlebox.training.run import parse_params
 from axlebox.training.runs import write_readings
 
@@ -110,6 +113,57 @@ def test_the_hours_between_two_eras_are_no_exposure() -> None:
     )
     found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
     assert (found["exposure_sensor_days"], found["sensors"]) == (1.0, 1)
+
+
+CHECKED = Contract(
+    kinds={
+        "temperature": Kind(
+            period_s=60.0, range=(-40.0, 300.0), max_rate_per_s=3.0, stuck_after_s=600.0, stale_after_s=900.0,
+            warn=230.0, critical=260.0,
+        )
+    }
+)  # fmt: skip
+
+
+def hostile_service() -> list[Reading | Replaced]:
+    """What the gate must find: a frozen hour, a short circuit, NaN, a clock a year ahead, a night, an open circuit."""
+    random = np.random.default_rng(4)
+    items: list[Reading | Replaced] = []
+    for minute in range(2000):
+        value = float(round(100.0 + random.normal(0, 2), 2))
+        time = 60.0 * minute + (36000.0 if minute >= 1700 else 0.0)
+        for first, last, other in ((300, 360, 101.0), (1650, 1690, 99.0), (500, 520, -45.0), (1750, 1760, 320.0)):
+            value = other if first <= minute < last else value
+        value = float("nan") if minute in (310, 700, 1800) else value
+        items.append(Reading(time + (3.2e7 if minute in (900, 1850) else 0.0), "a", value))
+    return items
+
+
+def test_a_replay_of_held_out_readings_carries_what_the_gate_of_the_box_needs(tmp_path: Path) -> None:
+    """The contract's checks, in training and on the box: equal statuses and flags, only good rows in the model."""
+    checked = check_items(hostile_service(), Gate(CHECKED), "x.csv")
+    frame = steps.to_frame(checked.stream, checked.statuses)
+    train, test = steps.split_by_time(frame, 0.8)
+    assert len(train) + len(test) == 2000
+    rows = steps.feature_rows(train, CHECKED, VALUE)
+    assert np.isfinite(rows).all() and rows.min() > 80 and rows.max() < 120
+    forest = train_forest(rows, PARAMETERS)
+    spec = steps.make_spec(CHECKED, VALUE, -float(forest.offset_))
+    predictions = steps.predict(forest, spec, CHECKED, test)
+    write_readings(tmp_path / "held_out.csv", predictions)
+    monitor = Monitor(
+        CHECKED, {spec.kind: Detector(spec, Scorer(convert(forest, 1)).score_rows)}, Origin("b", 1, "0" * 64)
+    )
+    outcomes = monitor.process(LineReader("a").read((tmp_path / "held_out.csv").read_bytes().splitlines()))
+    assert predictions["status"].tolist() == [one.status for one in outcomes]
+    assert predictions["flag"].tolist() == [one.flag for one in outcomes]
+    assert {INVALID, STUCK, HOT_OR_SENSOR} <= set(predictions["status"])
+    facts = steps.evaluate(predictions, train, spec)
+    assert facts["test_readings"] == sum(one.score is not None for one in outcomes)
+    assert facts["held_back"][HOT_OR_SENSOR] == 10 and facts["limit_events"] >= 1
+    quality = steps.data_quality(checked)
+    assert quality["held_back"][RANGE] == 20 and quality["invalid"] >= 3
+    assert quality["readings"] + quality["invalid"] + sum(quality["held_back"].values()) == 2000
 
 
 def replaced_in_service() -> list[Reading | Replaced]:
