@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
@@ -17,7 +17,7 @@ from axlebox.runtime import features
 from axlebox.runtime.gate import LARGEST, MAX_SENSORS, Gate, Verdict
 from axlebox.runtime.heat import Cause
 from axlebox.runtime.limits import Limits
-from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, format_time
+from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, format_time
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
 
 ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
@@ -122,7 +122,6 @@ class Monitor:
         self._troubles: dict[str, _Trouble] = {}
         self._busy = self._gate.watches_silence or self._limits.are_set
         """Whether a reading that passes may have events of its own."""
-        self._offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
 
     def process(self, batch: Sequence[Reading | BadLine | Replaced]) -> list[Outcome]:
         """What became of each of the next readings, in order.
@@ -134,7 +133,7 @@ class Monitor:
         pending: dict[Detector, list[_Waiting]] = {}
         for item in batch:
             if isinstance(item, Reading):
-                reading = self._corrected(item) if self._offsets else item
+                reading = self._gate.corrected(item) if self._gate.offsets else item
                 verdict = self._gate.judge(reading)
                 outcome = Outcome(reading.line, reading.sensor, reading.time, reading.value, OK)
                 if verdict is not None or self._busy or self._troubles:
@@ -233,10 +232,6 @@ class Monitor:
         """How many sensors had a reading that was OK."""
         return len(self._gate)
 
-    def _corrected(self, reading: Reading) -> Reading:
-        """The reading with its sensor's commissioning offset added."""
-        return replace(reading, value=reading.value + self._offsets.get(reading.sensor, 0.0))
-
     def _report_trouble(self, outcome: Outcome, verdict: Verdict | None) -> None:
         """One sensor event when its readings stop to reach the model, when the reason changes, and at the end.
 
@@ -293,7 +288,7 @@ class Monitor:
             if trouble.status != HOT_OR_SENSOR:  # a sensor that burns falls silent; nothing is over
                 trouble.status = STALE
             reason = f"no reading for {seconds:g} s"
-            time = format_time(last + seconds)
+            time = format_time(min(last + seconds, LATEST))
             yield {"type": "sensor", "state": STALE, "sensor": sensor, "time": time, "reason": reason}
 
     def _sensor_event(self, outcome: Outcome, state: str, sensor: str, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.runtime.contract import check_contract
 from axlebox.runtime.heat import CLIMBED, IMPOSSIBLE_PER_S, STEP_SHARE, Cause, Episode
@@ -130,6 +132,8 @@ class Gate:
     def __init__(self, contract: Contract) -> None:
         check_contract(contract)
         self._contract = contract
+        self.offsets = {name: sensor.offset for name, sensor in contract.sensors.items() if sensor.offset}
+        """The commissioning offsets that are not 0."""
         self._sensors: dict[str, _Clock] = {}
         self._checks = {name: checks for name, kind in contract.kinds.items() if (checks := _Checks(kind)).any}
         self._siblings = _siblings(contract)
@@ -141,6 +145,10 @@ class Gate:
         """Seconds that have passed by the readings and by `tick`; no clock of a sensor, which may be wrong."""
         self._ahead: float | None = None
         """By how much that is ahead of the caller's monotonic clock."""
+
+    def corrected(self, reading: Reading) -> Reading:
+        """The reading with its sensor's commissioning offset added, which comes before everything else."""
+        return replace(reading, value=reading.value + self.offsets.get(reading.sensor, 0.0))
 
     def judge(self, reading: Reading) -> Verdict | None:
         """None where a reading passes and nothing is to be said of it."""

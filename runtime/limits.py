@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from axlebox.firmware_bundle.manifest import Contract
+from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.readings import Reading, format_time
 
 HYSTERESIS = 2.0
 """Degrees below a limit at which its event is cleared, so that noise around it is one event."""
-MAX_RAISED = 4096
-"""Sensors that may have a limit event at once."""
 WARN, CRITICAL, HEAT = "warn", "critical", "heat"
 """Why an event was raised; HEAT is the gate's finding that values beyond the contract are no broken sensor."""
 _SEVERITY = {WARN: "mild", CRITICAL: "extreme", HEAT: "extreme"}
@@ -78,7 +77,7 @@ class Limits:
     @property
     def _has_room(self) -> bool:
         """Ids of invalid readings come from outside, as many as somebody likes."""
-        return len(self._raised) < MAX_RAISED
+        return len(self._raised) < MAX_SENSORS
 
     def _raise(self, reading: Reading, why: str, limit: float) -> Event:
         kind = self._contract.kind_of(reading.sensor)

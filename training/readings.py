@@ -115,7 +115,7 @@ def check_items(items: Iterable[Reading | BadLine | Replaced], gate: Gate, file:
             gate.forget(item.sensor)
             found.statuses.append(REPLACED)
             continue
-        verdict = gate.judge(item)
+        verdict = gate.judge(gate.corrected(item))
         status = OK if verdict is None else verdict.status
         found.statuses.append(status)
         if verdict is not None and status != OK:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind, Sensor
 from axlebox.runtime.detector import Detector, Monitor, Origin, Outcome
-from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, parse_time
+from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, parse_time
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, RANGE, RATE, STALE, STUCK, WARMING
 
 NOON = parse_time("2026-04-01T12:00:00Z")
@@ -422,6 +422,13 @@ def test_a_sensor_that_fell_silent_comes_back() -> None:
     assert line.told() == [("sensor", STALE), ("sensor", OK)]
     stale = next(event for event in events(line.outcomes) if event["state"] == STALE)
     assert (stale["time"], stale["reason"]) == ("2026-04-01T12:00:34Z", "no reading for 30 s")
+
+
+def test_a_sensor_that_falls_silent_at_the_end_of_the_calendar_harms_nothing() -> None:
+    monitor = a_monitor()
+    monitor.process([Reading(LATEST, "a", 80.0), Reading(NOON, "b", 80.0)])
+    monitor.tick(0.0)
+    assert {one["sensor"] for one in monitor.tick(100.0)} == {"a", "b"}
 
 
 # -- marks and changes of release -----------------------------------------------------------------

@@ -166,6 +166,14 @@ def test_a_replay_of_held_out_readings_carries_what_the_gate_of_the_box_needs(tm
     assert quality["readings"] + quality["invalid"] + sum(quality["held_back"].values()) == 2000
 
 
+def test_readings_are_checked_with_their_commissioning_offset() -> None:
+    kinds = {"temperature": Kind(range=(0.0, 100.0))}
+    contract = Contract(kinds, {"a": Sensor("temperature", offset=60.0), "b": Sensor("temperature")})
+    checked = check_items([Reading(1.0, "a", 50.0), Reading(1.0, "b", 50.0)], Gate(contract), "x.csv")
+    assert checked.statuses == [HOT_OR_SENSOR, "ok"]
+    assert [one.value for one in checked.stream] == [50.0, 50.0], "the box adds it once more"
+
+
 def replaced_in_service() -> list[Reading | Replaced]:
     """Two sensors with everyday noise, spikes, and marks in training time, in held-out time and where a clock goes
     back; each new sensor shows another level, which without its mark would be a jump."""
