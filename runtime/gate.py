@@ -126,7 +126,8 @@ class _Watched:
 class Gate:
     """Decides on each reading in order of arrival, with a bounded state for each sensor.
 
-    A reading costs about 0.2 us without checks and 1 us with all of them.
+    A reading costs about 0.2 us without checks and 1.3 us with all of them; a sensor about 150 bytes
+    without, 500 with them and 800 while its readings cannot be true, its dictionary entries included.
     """
 
     def __init__(self, contract: Contract) -> None:

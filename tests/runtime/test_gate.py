@@ -284,7 +284,7 @@ def test_two_clocks_that_alternate_are_not_followed() -> None:
     statuses(door, live(10))
     mixed = [NOON + 20 + second + (YEAR if second % 2 == 0 else 0.0) for second in range(40)]
     found = [door.judge(Reading(time, "a", 80.0)) for time in mixed]
-    assert [verdict is None for verdict in found] == [True, False] * 20
+    assert [OK if verdict is None else verdict.status for verdict in found] == [OK, INVALID] * 20
 
 
 def test_a_step_back_within_the_same_clock_is_not_followed() -> None:
@@ -373,7 +373,7 @@ def test_a_sensor_that_sends_nonsense_is_not_silent() -> None:
 # -- size -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Kind(), 400), (EVERYTHING, 1300)])
+@pytest.mark.parametrize(("kind", "most"), [(Kind(), 250), (EVERYTHING, 1000)])
 def test_the_state_of_a_sensor_is_bounded(kind: Kind, most: int) -> None:
     """Bytes per sensor with its dictionary entries, every field a number of its own, an episode on."""
     door = Gate(Contract(kinds={"temperature": kind}))
