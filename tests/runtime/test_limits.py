@@ -99,6 +99,10 @@ def test_warn_and_critical_are_raised_once_and_cleared_once() -> None:
     assert line.told() == [("mild", "raised"), ("extreme", "raised"), ("extreme", "cleared"), ("mild", "cleared")]
 
 
+def test_a_reading_at_the_limit_is_above_it() -> None:
+    assert len(events(Line(a_monitor(PLAIN_LIMITS)).give(a=[109.9, 110.0]))) == 1
+
+
 def test_a_limit_event_carries_what_its_reader_needs() -> None:
     (event,) = events(Line(a_monitor(PLAIN_LIMITS)).give(a=[111.0]))
     assert event == {
@@ -324,6 +328,18 @@ def test_a_jump_that_goes_on_rising_is_heat() -> None:
     line = Line(a_monitor())
     line.give(a=[*live(300), *ramp(145.0, 160.0, 0.3), *[160.0] * 600])
     assert not was_called_a_sensor(line)
+
+
+def test_a_jump_in_two_steps_passed_through_something() -> None:
+    line = Line(a_monitor())
+    line.give(a=[*live(300), 145.0, *[OPEN] * 600])
+    assert (line.outcomes[-1].status, was_called_a_sensor(line)) == (HOT_OR_SENSOR, False)
+
+
+def test_what_settles_by_less_than_noise_after_a_jump_is_no_climb() -> None:
+    line = Line(a_monitor(replace(BEARING, warn=None, critical=None)))
+    line.give(a=[*live(300), 150.0, 150.1, 150.2, 150.3, *[150.4] * 100])
+    assert line.told() == [("sensor", HOT_OR_SENSOR), ("sensor", RANGE)]
 
 
 def test_what_flutters_after_a_jump_stays_in_doubt() -> None:
