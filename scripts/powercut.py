@@ -9,8 +9,8 @@ of its own, is not followed: it may write nothing.
 With root the same cuts are made on an ext4 image of its own, which is then shut down without flushing its log,
 unmounted and mounted again: what was not synced is really lost. After each point the checks of
 tests/firmware_bundle/test_power.py hold: a complete release starts, old or new; a success that was reported is there,
-as is the receipt on the stick; the same installation then succeeds. Broken variants, patched in the forks alone, must
-lose something. Ends with 0 only if all of that is so.
+as is its receipt, in the log and on the stick; the same installation then succeeds. Broken variants, patched in the
+forks alone, must lose something. Ends with 0 only if all of that is so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "firmware_bundle")]
 
 import test_power  # noqa: E402
 from bench_verify import large_world  # noqa: E402
-from test_power import CHANGES, Box, Sweep, in_a_fork, no_fsync_of_files, no_fsync_of_folders, one_state_file  # noqa: E402
+from test_power import (  # noqa: E402  # noqa: E402
+    CHANGES,
+    Box,
+    Sweep,
+    in_a_fork,
+    no_fsync_of_files,
+    no_fsync_of_folders,
+    no_fsync_of_the_log,
+    one_state_file,
+)
 
 from axlebox.firmware_bundle import trust  # noqa: E402, F401
 from axlebox.firmware_bundle.state import State, read_state  # noqa: E402
@@ -57,15 +66,22 @@ SWEEPS = ("first installation", "upgrade", "confirm", "fallback")
 MODES = {"killed": "signal=KILL", "EIO": "error=EIO", "ENOSPC": "error=ENOSPC", "ext4 shut down": "signal=KILL"}
 ON_EXT4 = "ext4 shut down"
 MUTANTS = [(no_fsync_of_files, "upgrade", ON_EXT4), (no_fsync_of_folders, "upgrade", ON_EXT4)]
-MUTANTS += [(one_state_file, "fallback", "killed")]
+MUTANTS += [(no_fsync_of_the_log, "confirm", ON_EXT4), (one_state_file, "fallback", "killed")]
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 """EXT4_IOC_SHUTDOWN, and that its journal is not written out before."""
 PR_SET_PTRACER = 0x59616D61
 IMAGE_BYTES = 24 * 1024 * 1024
 
 BUG = 70
+
+
+class NotTried(Exception):
+    """A point was missed: no finding, and least of all one of a broken variant."""
+
+
 _REPORTED = re.compile(r"^(PASS|confirmed|fell back to)\b", re.M)
-_ON_STICK = re.compile(r"[Rr]eceipt (AX-\S+) is on the stick")
+_RECEIPT = re.compile(r"[Rr]eceipt\s+(AX-\S+)")
+_ON_STICK = re.compile(_RECEIPT.pattern + r"\s+is\s+on\s+the\s+stick")  # lines are folded
 
 
 @dataclass
@@ -194,7 +210,7 @@ def run_traced(scene: Scene, box: Box, lane: Path, inject: str | None) -> dict[s
         os.close(write)
         _, status = os.waitpid(child, 0)
     if "attached" not in attached:
-        raise RuntimeError(f"strace: {attached}")
+        raise NotTried(f"strace: {attached}")
     return judged(output.read_text(), log.read_text(), status)
 
 
@@ -222,12 +238,14 @@ def judged(output: str, log: str, status: int) -> dict[str, Any]:
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     refused = "(INJECTED)" in log
     told: dict[str, Any] = {"log": log, "output": output, "failed": refused, "reached": killed or refused}
+    told["switched"] = "switch OK" in output  # whoever reads this at the box may rely on it
     code = -1 if killed else os.waitstatus_to_exitcode(status)
     if code == BUG or (code < 0 and not killed):
         told["bug"] = output
     elif code == 0 or (killed and _REPORTED.search(output)):
         notes = [line for line in output.splitlines() if "note: " in line]
-        told["success"] = {"said": notes, "on the stick": [f"{one}.json" for one in _ON_STICK.findall(output)]}
+        on_stick = [f"{one}.json" for one in _ON_STICK.findall(output)]
+        told["success"] = {"said": notes, "receipts": _RECEIPT.findall(output), "on the stick": on_stick}
     else:
         told["refused"] = output
     return told
@@ -267,12 +285,14 @@ def try_point(task: tuple[int, Point]) -> str | None:
     try:
         with after(scene, lane, lambda box: told.update(run_traced(scene, box, lane, inject))) as box:
             if told["reached"] != (point is not None):
-                raise RuntimeError("the point was not reached")
+                raise NotTried(f"{scene.sweep}, {scene.mode}, {point}: {told['output']}")
             # In a fork: what holds a file open, or starts a thread, ends with it.
             sweep = Sweep(box, scene.change)
             found = in_a_fork(lambda tell: tell(checked=sweep.judge(scene.before, told)))
             if "bug" in found:
                 raise RuntimeError(found["bug"])
+    except NotTried:
+        raise
     except Exception:
         output = told.get("output", "").strip()
         return f"{scene.sweep}, {scene.mode}, {point}: {traceback.format_exc(limit=-1)}{output}"

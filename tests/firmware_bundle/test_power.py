@@ -136,15 +136,15 @@ class Disk:
         path.unlink(missing_ok=True)
         (self.moved.get(path.parent, path.parent) / path.name).unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Take back what was not made durable; of bytes that were not, half are left."""
+    def forget(self, names: bool) -> None:
+        """Lose what was not made durable: of bytes half are left, and with `names` names are taken back too."""
         for name, real in self.real.items():
             setattr(os, name, real)
         for path, before in self.unsynced.items():
             if path.exists():
                 data = path.read_bytes()
                 path.write_bytes(data[: before + (len(data) - before) // 2])
-        for _, undo in reversed(self.undo):
+        for _, undo in reversed(self.undo if names else []):
             undo()
 
 
@@ -179,7 +179,8 @@ class Box:
         return {"manifest.json": manifest, "golden.json": GOLDEN, "model.onnx": self.world.tiny_model}
 
     def occasion(self) -> Occasion:
-        return Occasion(self.world.now, self.said.append, "tech", Stick(self.stick))
+        self.latest = Occasion(self.world.now, self.said.append, "tech", Stick(self.stick))
+        return self.latest
 
     def install(self, version: int) -> None:
         occasion = self.occasion()
@@ -207,10 +208,16 @@ class Box:
         kept = self.on_stick()
         self.said.clear()
         change.make(self)
-        return {"said": self.said, "on the stick": sorted(self.on_stick() - kept)}
+        receipt = [self.latest.receipt] if self.latest.receipt else []
+        return {"said": self.said, "receipts": receipt, "on the stick": sorted(self.on_stick() - kept)}
 
     def on_stick(self) -> set[str]:
         return {path.name for path in (self.stick / RECEIPTS).glob("*.json")}
+
+    def newest_in_log(self) -> set[str]:
+        """Id of the newest receipt in the vehicle's own log: the one that a success has just reported."""
+        newest = receipts.latest(self.data)
+        return set() if newest is None else {newest.id}
 
     def running(self) -> int | None:
         running = self.vehicle.state().running
@@ -329,14 +336,22 @@ def power_goes(act: Act, number: int, mutant: Mutant | None, told: Told) -> None
     act_on(Disk(number, cut), act, mutant, told)
 
 
-def unsynced_data_is_lost(act: Act, number: int, mutant: Mutant | None, told: Told) -> None:
-    def lose() -> None:
-        broken.forget()
-        cut()
+def losing(names: bool) -> Failure:
+    """The power goes and takes what was not synced: bytes, and with `names` the names too.
 
-    broken = Disk(number, lose)
-    act_on(broken, act, mutant, told)
-    broken.forget()
+    A file system may write a new name before the bytes that it stands for, or long after them.
+    """
+
+    def fail(act: Act, number: int, mutant: Mutant | None, told: Told) -> None:
+        def lose() -> None:
+            broken.forget(names)
+            cut()
+
+        broken = Disk(number, lose)
+        act_on(broken, act, mutant, told)
+        broken.forget(names)
+
+    return fail
 
 
 def refused_with(code: int) -> Failure:
@@ -348,7 +363,8 @@ def refused_with(code: int) -> Failure:
 
 FAILURES: dict[str, Failure] = {
     "killed": power_goes,
-    "unsynced data lost": unsynced_data_is_lost,
+    "unsynced data lost": losing(names=True),
+    "unsynced bytes lost": losing(names=False),
     "EIO": refused_with(errno.EIO),
     "ENOSPC": refused_with(errno.ENOSPC),
 }
@@ -402,8 +418,11 @@ class Sweep:
             assert box.running() == change.after
             assert state.generation > before.generation
             assert box.on_stick() >= set(told["success"]["on the stick"])
+            assert box.newest_in_log() >= set(told["success"]["receipts"])
             notes = [line for line in told["success"]["said"] if not line.startswith("[")]
             assert notes or not told["failed"], "a failure was swallowed"
+        elif told.get("switched"):
+            assert box.running() == change.after
         elif state.generation == before.generation:
             assert box.running() == change.before
         assert box.running() in (change.before, change.after)
@@ -464,6 +483,31 @@ def no_fsync_of_folders() -> None:
     disk.sync_folder = lambda folder: None
 
 
+def no_fsync_of_the_log() -> None:
+    append = disk.append_line
+
+    def unsynced(path: Path, line: bytes, at_most: int, full: Path) -> None:
+        fsync, os.fsync = os.fsync, lambda handle: None
+        append(path, line, at_most, full)
+        os.fsync = fsync
+
+    disk.append_line = unsynced
+
+
+def a_name_before_its_bytes() -> None:
+    def too_early(path: Path, data: bytes, mode: int = 0o644) -> None:
+        part = path.with_name(path.name + ".part")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with disk.open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.replace(part, path)
+            os.fsync(file.fileno())
+        disk.sync_folder(path.parent)
+
+    disk.replace_durable = too_early
+
+
 def files_rewritten_in_place() -> None:
     def in_place(path: Path, data: bytes, mode: int = 0o644) -> None:
         disk.write_durable(path, data, mode)
@@ -498,6 +542,8 @@ def the_state_before_the_slot() -> None:
 MUTANTS: dict[Mutant, tuple[str, str]] = {
     no_fsync_of_files: ("upgrade", "unsynced data lost"),
     no_fsync_of_folders: ("upgrade", "unsynced data lost"),
+    no_fsync_of_the_log: ("confirm", "unsynced data lost"),
+    a_name_before_its_bytes: ("confirm", "unsynced bytes lost"),
     one_state_file: ("fallback", "killed"),
     files_rewritten_in_place: ("confirm", "killed"),
     the_state_before_the_slot: ("first installation", "killed"),
