@@ -74,7 +74,7 @@ WantedBy=multi-user.target
 
 
 def unit_text(program: Path, data: Path, readings: Path) -> str:
-    """The unit for a program, a data folder and what gives the readings, all by their whole paths. Raises UsageError."""
+    """The unit for a program, a data folder and what gives the readings, by their whole paths. Raises UsageError."""
     return _UNIT.format(
         program=_word(program),
         data_word=_word(data).replace("$", "$$"),
