@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from axlebox.firmware_bundle.manifest import DetectorSpec, Manifest, ParityProof
-from axlebox.training.summary import INTENDED_USE, LIMITS_OF_USE, evaluation_rows, parity_rows
+from axlebox.training.summary import INTENDED_USE, evaluation_rows, limits_of_use, parity_rows
 
 
 def card(manifest: Manifest, evaluation: Mapping[str, Any]) -> bytes:
@@ -42,7 +42,7 @@ def card(manifest: Manifest, evaluation: Mapping[str, Any]) -> bytes:
         **{f"Detector {_code(spec.model)}": _detector(spec) for spec in manifest.detectors},
         "Evaluation on held-out readings": _bullets(evaluation_rows(evaluation)),
         **{f"Parity of {_code(model)}": _parity(proof, manifest) for model, proof in sorted(manifest.parity.items())},
-        "Limits of use": [f"- {one}" for one in LIMITS_OF_USE],
+        "Limits of use": [f"- {one}" for one in limits_of_use(spec.features.name for spec in manifest.detectors)],
         "Before you sign": _BEFORE_YOU_SIGN,
     }
     parts = [f"# {manifest.name} {manifest.version}"]
@@ -64,16 +64,27 @@ def _bullets(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _detector(spec: DetectorSpec) -> list[str]:
-    constants = ", ".join(f"{_code(name)} {value!r}" for name, value in sorted(spec.features.constants.items()))
+    constants = f"{len(spec.features.constants)}, in manifest.json" if spec.features.constants else "none"
     return _bullets(
         [
             ("Sensors of kind", _code(spec.kind)),
             ("Feature set", f"{_code(spec.features.name)} version {spec.features.version}"),
-            ("Constants", constants or "none"),
+            ("Constants", constants),
             ("Threshold", f"score above {spec.threshold!r} (0..1, higher is more anomalous)"),
+            *_rules(spec),
             ("Warm-up", f"{spec.warmup} readings of a sensor before its first model event"),
         ]
     )
+
+
+def _rules(spec: DetectorSpec) -> list[tuple[str, str]]:
+    rules = spec.events
+    if rules is None:
+        return [("Events", "raised with the first flag, cleared with the first reading that has none")]
+    return [
+        ("Events, extreme", f"raised at once by a sum of tails of {rules.extreme_at!r}"),
+        ("Events, mild", f"raised by {rules.need} flags in {rules.of} readings"),
+    ]
 
 
 def _parity(proof: ParityProof, manifest: Manifest) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from axlebox.export.vehicle_lock import Locked
 from axlebox.firmware_bundle.manifest import DataFile, DetectorSpec, Manifest, encode
-from axlebox.training.summary import INTENDED_USE, LIMITS_OF_USE
+from axlebox.training.summary import INTENDED_USE, limits_of_use
 
 _SERIALS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:axlebox:sbom")
 _RELEASE = "release"
@@ -134,13 +134,15 @@ def _model(manifest: Manifest, spec: DetectorSpec, model: bytes, evaluation: Map
             "modelParameters": _model_parameters(manifest, spec),
             "quantitativeAnalysis": {
                 "performanceMetrics": [
-                    {"type": name, "value": str(value)} for name, value in evaluation.items() if value is not None
+                    {"type": name, "value": str(value)}
+                    for name, value in {**evaluation, **evaluation["detectors"][spec.kind]}.items()
+                    if value is not None and name != "detectors"
                 ]
             },
             "considerations": {
                 "users": ["maintenance and reliability engineers of the vehicles that the release is for"],
                 "useCases": [f"Anomalous readings of sensors of kind {spec.kind}. {INTENDED_USE}"],
-                "technicalLimitations": list(LIMITS_OF_USE),
+                "technicalLimitations": list(limits_of_use([spec.features.name])),
             },
             "properties": [_property("threshold", repr(spec.threshold)), _property("warmup", str(spec.warmup))],
         },

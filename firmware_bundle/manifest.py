@@ -84,6 +84,20 @@ class FeatureSet(Struct, frozen=True, forbid_unknown_fields=True):
     constants: dict[Label, float] = {}
 
 
+class EventRules(Struct, frozen=True, forbid_unknown_fields=True):
+    """When anomaly events of a detector are raised and told again, while its features suspect something."""
+
+    extreme_at: Span
+    """One reading whose sum of tails reaches this raises an event at once."""
+    need: Positive
+    of: Annotated[int, Meta(ge=1, le=62)]
+    """So many flags among the last so many readings raise one too."""
+    collect: Positive
+    """A peak is told so many readings after it began."""
+    hold_s: Span
+    """So long a peak hides later ones that are no higher."""
+
+
 class DetectorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One model and all that surrounds it, for one kind of sensor."""
 
@@ -97,6 +111,8 @@ class DetectorSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """
     warmup: Count = 0
     """Readings of a sensor that pass before its first model event."""
+    events: EventRules | None = None
+    """None: an event is raised with the first flag and cleared with the first reading that has none."""
 
 
 class ParityProof(Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,11 +14,16 @@ from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.firmware_bundle.slots import Release
 from axlebox.runtime import features
+from axlebox.runtime.alarms import Alarm, make_alarm
+from axlebox.runtime.baselines import LEARNED
 from axlebox.runtime.gate import LARGEST, MAX_SENSORS, Gate, Verdict
 from axlebox.runtime.heat import Cause
 from axlebox.runtime.limits import Limits
 from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, format_time
+from axlebox.runtime.siblings import Siblings
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
+from axlebox.runtime.streaming import Suspicion
+from axlebox.runtime.streaming_constants import FEATURES
 
 ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Feature rows (n, k) to anomaly scores (n,), 0..1 and higher is more anomalous, and flags (n,)."""
@@ -46,6 +51,8 @@ class Outcome(Struct, gc=False):
     """One of statuses.py, with a reason where the model did not see it, or REPLACED for a mark."""
     reason: str = ""
     score: float | None = None
+    tail_sum: float | None = None
+    """How far outside normal its features lie together (tails.py), where its feature set knows tails."""
     flag: bool = False
     event: str | None = None
     """Id of the sensor's anomaly event while it is raised."""
@@ -64,28 +71,44 @@ class Detector:
         self._features = features.find(spec.features)
         self._sensors: dict[str, features.Features] = {}
         self._seen: dict[str, int] = {}
+        fresh_s = spec.features.constants.get("sibling_fresh_s")
+        self._siblings = None if fresh_s is None else Siblings(fresh_s)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         return self._features.names
 
-    def row(self, reading: Reading) -> tuple[float, ...]:
-        """The feature row of the next reading of its sensor."""
+    def take(self, reading: Reading, group: str | None) -> tuple[tuple[float, ...], features.Features]:
+        """The feature row of the next reading of its sensor, and what the sensor's features know then.
+
+        `group` names the sensor's siblings, where it has any.
+        """
         sensor = self._sensors.get(reading.sensor)
         if sensor is None:
             sensor = self._sensors[reading.sensor] = self._features(self.spec.features.constants)
             self._seen[reading.sensor] = 0
-        self._seen[reading.sensor] += 1
-        return sensor.update(reading)
+        seen = self._seen[reading.sensor] = self._seen[reading.sensor] + 1
+        deviation = None
+        if group is not None and self._siblings is not None:
+            deviation = self._siblings.deviation(group, reading.sensor, reading.time, reading.value)
+        return sensor.update(reading, deviation, seen <= self.spec.warmup), sensor
 
     def warming(self, sensor: str) -> bool:
         """Whether the latest reading of a sensor still belongs to its warm-up."""
         return self._seen[sensor] <= self.spec.warmup
 
-    def forget(self, sensor: str) -> None:
+    def restart(self, sensor: str) -> None:
+        """The next reading of a sensor comes after a long gap, or by another clock."""
+        known = self._sensors.get(sensor)
+        if known is not None and not known.restart():
+            self.forget(sensor, None)
+
+    def forget(self, sensor: str, group: str | None) -> None:
         """The next reading of a sensor is its first: empty feature state, warm-up from the beginning."""
         self._sensors.pop(sensor, None)
         self._seen.pop(sensor, None)
+        if group is not None and self._siblings is not None:
+            self._siblings.forget(group, sensor)
 
 
 class _Waiting(NamedTuple):
@@ -94,6 +117,7 @@ class _Waiting(NamedTuple):
     reading: Reading
     outcome: Outcome
     row: tuple[float, ...]
+    suspicion: Suspicion | None
 
 
 class _Trouble:
@@ -117,7 +141,12 @@ class Monitor:
         self._gate = Gate(contract)
         self._detectors = detectors
         self._origin = origin
+        self._groups = {name: sensor.group for name, sensor in contract.sensors.items() if sensor.group is not None}
+        self._alarms: dict[str, Alarm] = {}
+        """Of the sensors that something is suspected or raised of."""
         self._raised: dict[str, dict[str, Any]] = {}
+        self._drifts: dict[str, int] = {}
+        """What has drifted to its bound, by sensor: bits as in Features.drifted."""
         self._limits = Limits(contract, origin.digest, asdict(origin))
         self._troubles: dict[str, _Trouble] = {}
         self._busy = self._gate.watches_silence or self._limits.are_set
@@ -184,8 +213,7 @@ class Monitor:
             for one, score, flag in zip(waiting, scores.tolist(), flags.tolist(), strict=True):
                 one.outcome.score = score
                 if one.outcome.status == OK:
-                    one.outcome.flag = flag
-                    self._judge(one, detector)
+                    self._judge(one, detector, flag)
         pending.clear()
 
     def _replace(self, mark: Replaced) -> Outcome:
@@ -195,11 +223,12 @@ class Monitor:
         self._gate.forget(sensor)
         detector = self._detector_of(sensor)
         if detector is not None:
-            detector.forget(sensor)
+            detector.forget(sensor, self._groups.get(sensor))
+            self._alarms.pop(sensor, None)
+            self._drifts.pop(sensor, None)
             raised = self._raised.pop(sensor, None)
             if raised is not None:
-                cleared = self._anomaly("cleared", raised["id"], outcome, detector, ())
-                outcome.events += ({**cleared, "reason": "sensor replaced"},)
+                outcome.events += ({**raised, **_ENDED, "time": _time_of(outcome), "reason": "sensor replaced"},)
         outcome.events += self._limits.end(sensor, mark.time, None, "sensor replaced")
         trouble = self._troubles.pop(sensor, None)  # which no good reading will end
         outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **_end_of(trouble)),)
@@ -307,45 +336,106 @@ class Monitor:
         if detector is None:
             return
         if anew:
-            detector.forget(reading.sensor)
-        pending.setdefault(detector, []).append(_Waiting(reading, outcome, detector.row(reading)))
+            detector.restart(reading.sensor)
+        row, known = detector.take(reading, self._groups.get(reading.sensor))
+        pending.setdefault(detector, []).append(_Waiting(reading, outcome, row, known.suspicion))
         if detector.warming(reading.sensor):
             outcome.status = WARMING
+        outcome.tail_sum = known.tail_sum
+        if known.drifted or reading.sensor in self._drifts:
+            self._report_drift(reading, outcome, known.drifted)
 
-    def _judge(self, one: _Waiting, detector: Detector) -> None:
-        """Raise an event with the first flag, clear it with the first reading that has none."""
-        sensor, outcome = one.reading.sensor, one.outcome
-        raised = self._raised.get(sensor)
-        if outcome.flag and raised is None:
-            outcome.event = f"{self._origin.digest[:8]}-{sensor}-{int(one.reading.time)}"
-            raised = self._raised[sensor] = self._anomaly("raised", outcome.event, outcome, detector, one.row)
-            outcome.events += (raised,)
-        elif outcome.flag and raised is not None:
-            outcome.event = raised["id"]
-        elif raised is not None:
+    def _report_drift(self, reading: Reading, outcome: Outcome, drifted: int) -> None:
+        """An event for each baseline that has reached its bound, and when it has left it again."""
+        sensor = reading.sensor
+        changed = drifted ^ self._drifts.pop(sensor, 0)
+        if drifted:
+            self._drifts[sensor] = drifted
+        for number, name in enumerate(LEARNED):
+            if changed >> number & 1:
+                event = {
+                    "type": "drift",
+                    "state": "raised" if drifted >> number & 1 else "cleared",
+                    "sensor": sensor,
+                    "time": format_time(reading.time),
+                    "baseline": name,
+                    "action": self._action_of(sensor),
+                    "bundle": asdict(self._origin),
+                }
+                outcome.events += (event,)
+
+    def _judge(self, one: _Waiting, detector: Detector, flag: bool) -> None:
+        """Flag and anomaly events of a reading, by the detector's rules."""
+        sensor, outcome, suspicion, rules = one.reading.sensor, one.outcome, one.suspicion, detector.spec.events
+        if rules is not None:
+            flag = suspicion is not None and (flag or suspicion.tail_sum >= rules.extreme_at)
+        outcome.flag = flag
+        alarm = self._alarms.get(sensor)
+        if alarm is None:
+            if not flag and suspicion is None:
+                return
+            alarm = self._alarms[sensor] = make_alarm(rules)
+        state = alarm.step(one.reading.time, suspicion, outcome.score or 0.0, flag)
+        if state == "raised":
+            event = self._anomaly(one, detector, alarm)
+            self._raised[sensor] = event
+            outcome.events += (event,)
+        elif state is not None:
+            event = {**self._anomaly(one, detector, alarm), "id": self._raised[sensor]["id"], "state": state}
+            outcome.events += (event,)
+        if state == "cleared":
             del self._raised[sensor]
-            outcome.events += (self._anomaly("cleared", raised["id"], outcome, detector, one.row),)
+        if not flag and suspicion is None:
+            del self._alarms[sensor]
+        raised = self._raised.get(sensor)
+        if raised is not None:
+            outcome.event = raised["id"]
 
-    def _anomaly(
-        self, state: str, event: str, outcome: Outcome, detector: Detector, row: Sequence[float]
-    ) -> dict[str, Any]:
-        """An anomaly event; `row` is empty where no reading but a mark is its cause."""
-        why = zip(detector.feature_names, row, strict=True) if row else ()
+    def _anomaly(self, one: _Waiting, detector: Detector, alarm: Alarm) -> dict[str, Any]:
+        """A raised anomaly event of a reading."""
+        outcome, spec = one.outcome, detector.spec
         return {
             "type": "anomaly",
-            "state": state,
-            "id": event,
-            # The raw value's forest saturates: it cannot tell a bit outside from far outside.
-            "severity": "mild",
+            "state": "raised",
+            "id": f"{self._origin.digest[:8]}-{outcome.sensor}-{int(one.reading.time)}",
+            "severity": alarm.severity,
             "sensor": outcome.sensor,
             "time": _time_of(outcome),
             "value": outcome.value,
             "score": outcome.score,
-            "threshold": detector.spec.threshold,
-            "why": [{"feature": name, "value": number} for name, number in why],
-            "action": self._contract.kinds[detector.spec.kind].action,
+            "threshold": spec.threshold,
+            **_tail_sum(one.suspicion, spec),
+            "why": _reasons(one, detector),
+            "action": self._contract.kinds[spec.kind].action,
             "bundle": asdict(self._origin),
         }
+
+
+_ENDED: dict[str, Any] = {"state": "cleared", "value": None, "score": None, "why": []}
+"""What an anomaly event says at its end where no reading is its cause."""
+
+
+def _tail_sum(suspicion: Suspicion | None, spec: DetectorSpec) -> dict[str, float | None]:
+    if spec.events is None:
+        return {}
+    return {"tail_sum": None if suspicion is None else suspicion.tail_sum, "extreme_at": spec.events.extreme_at}
+
+
+def _reasons(one: _Waiting, detector: Detector) -> list[dict[str, Any]]:
+    """Each feature outside normal, the farthest first: in the kind's unit, and in tails (tails.py)."""
+    suspicion = one.suspicion
+    if detector.spec.events is None:
+        return [
+            {"feature": name, "value": number} for name, number in zip(detector.feature_names, one.row, strict=True)
+        ]
+    if suspicion is None:
+        return []
+    found = [
+        {"feature": name, "value": degrees, "tails": beyond}
+        for name, degrees, beyond in zip(FEATURES, suspicion.degrees, suspicion.beyond, strict=True)
+        if beyond > 0.0
+    ]
+    return sorted(found, key=lambda one: -float(one["tails"] or 0.0))
 
 
 def _end_of(trouble: _Trouble | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import FeatureSet
 from axlebox.runtime.readings import Reading
+from axlebox.runtime.streaming import Streaming, Suspicion
 
 
 class Features(Protocol):
@@ -20,24 +21,48 @@ class Features(Protocol):
 
     def __init__(self, constants: Mapping[str, float]) -> None: ...
 
-    def update(self, reading: Reading) -> tuple[float, ...]:
-        """The feature row of the next reading; one number for each of the set's names."""
+    def update(self, reading: Reading, deviation: float | None, warming: bool) -> tuple[float, ...]:
+        """The feature row of the next reading; one number for each of the set's names.
+
+        `deviation` is the sensor's from its siblings (siblings.py), None where there are none.
+        """
+
+    def restart(self) -> bool:
+        """The next reading comes after a long gap or by another clock; False where nothing is worth keeping."""
+
+    @property
+    def suspicion(self) -> Suspicion | None:
+        """What the set itself suspects since the latest reading."""
+
+    @property
+    def tail_sum(self) -> float | None:
+        """How far outside normal the latest reading lies (tails.py), where the set knows tails."""
+
+    @property
+    def drifted(self) -> int:
+        """What has been learnt up to its bound: a bit for each of baselines.LEARNED."""
 
 
 class Value:
     """The reading itself: what the talk's detector sees."""
 
     names: ClassVar[tuple[str, ...]] = ("value",)
+    suspicion = None
+    tail_sum = None
+    drifted = 0
 
     def __init__(self, constants: Mapping[str, float]) -> None:
         if constants:
             raise Malformed(f"feature set value takes no constants, found {', '.join(constants)}")
 
-    def update(self, reading: Reading) -> tuple[float, ...]:
+    def update(self, reading: Reading, deviation: float | None, warming: bool) -> tuple[float, ...]:
         return (reading.value,)
 
+    def restart(self) -> bool:
+        return False
 
-_SETS: dict[tuple[str, int], type[Features]] = {("value", 1): Value}
+
+_SETS: dict[tuple[str, int], type[Features]] = {("value", 1): Value, ("streaming", 1): Streaming}
 KNOWN_SETS = frozenset(_SETS)
 """Name and version of every feature set that this runtime computes."""
 

@@ -19,7 +19,7 @@ def journey(axlebox: Any, axleboxd: Any, readings: Path, folder: Path) -> list[d
     fleet, stick, data = folder / "fleet", folder / "stick", folder / "vehicle"
     axlebox.ok("init", fleet)
     axlebox.ok("ingest", readings, cwd=fleet)
-    axlebox.ok("train", cwd=fleet)
+    axlebox.ok("train", "--params", "feature_set=value", cwd=fleet)
     axlebox.ok("keys", "init", "--single", cwd=fleet)
     axlebox.ok("export", cwd=fleet)
     stick.mkdir()

@@ -11,12 +11,14 @@ import msgspec
 import numpy as np
 import pandas as pd
 from kedro.io import AbstractDataset
+from msgspec import Struct
 
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.training.contract import load_contract
+from axlebox.training.fit import FeatureRows
 from axlebox.training.readings import Checked, load_current
-from axlebox.training.runs import Run, Trained, load_forest, open_run, write_run
+from axlebox.training.runs import Run, Trained, load_forests, open_run, write_run
 from axlebox.training.workspace import find_workspace
 
 
@@ -63,14 +65,31 @@ class FrameDataset(_OneFile):
         data.to_parquet(path)
 
 
-class ArrayDataset(_OneFile):
-    """A numpy array in .npy."""
+class FeaturesDataset(_OneFile):
+    """Feature rows of every kind: numpy arrays, and what belongs to them as JSON."""
 
-    def _read(self, path: Path) -> Any:
-        return np.load(path, allow_pickle=False)
+    def _read(self, path: Path) -> tuple[FeatureRows, ...]:
+        with np.load(path, allow_pickle=False) as file:
+            about = msgspec.json.decode(file["about"].tobytes(), type=list[_About])
+            return tuple(
+                FeatureRows(one.spec, file[f"rows{number}"], file[f"suspected{number}"], one.lengths, one.threshold)
+                for number, one in enumerate(about)
+            )
 
-    def _write(self, path: Path, data: Any) -> None:
-        np.save(path, data, allow_pickle=False)
+    def _write(self, path: Path, data: tuple[FeatureRows, ...]) -> None:
+        about = msgspec.json.encode([_About(one.spec, one.lengths, one.threshold) for one in data])
+        arrays: dict[str, Any] = {f"rows{number}": one.rows for number, one in enumerate(data)}
+        arrays |= {f"suspected{number}": one.suspected for number, one in enumerate(data)}
+        with open(path, "wb") as file:  # savez would add a suffix to a name
+            np.savez(file, about=np.frombuffer(about, dtype=np.uint8), **arrays)
+
+
+class _About(Struct):
+    """What FeatureRows holds beside arrays."""
+
+    spec: DetectorSpec
+    lengths: tuple[int, ...]
+    threshold: dict[str, Any]
 
 
 class JsonDataset(_OneFile):
@@ -83,21 +102,21 @@ class JsonDataset(_OneFile):
         path.write_bytes(msgspec.json.format(msgspec.json.encode(data)))
 
 
-class DetectorDataset(_OneFile):
-    """A DetectorSpec in JSON."""
+class DetectorsDataset(_OneFile):
+    """DetectorSpecs in JSON."""
 
-    def _read(self, path: Path) -> DetectorSpec:
-        return msgspec.json.decode(path.read_bytes(), type=DetectorSpec)
+    def _read(self, path: Path) -> tuple[DetectorSpec, ...]:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[DetectorSpec, ...])
 
-    def _write(self, path: Path, data: DetectorSpec) -> None:
+    def _write(self, path: Path, data: tuple[DetectorSpec, ...]) -> None:
         path.write_bytes(msgspec.json.encode(data))
 
 
-class ForestDataset(_OneFile):
-    """A fitted forest in skops' format, which unlike a pickle runs no code when it is read."""
+class ForestsDataset(_OneFile):
+    """Fitted forests by the name of their model, in skops' format, which unlike a pickle runs no code when read."""
 
     def _read(self, path: Path) -> Any:
-        return load_forest(path)
+        return load_forests(path)
 
     def _write(self, path: Path, data: Any) -> None:
         import skops.io

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
-from axlebox.training import steps
-from axlebox.training.forest import train_forest
+from axlebox.training import evaluation, frames, steps
+from axlebox.training.fit import FeatureRows, fit_detector, make_rows
 from axlebox.training.parameters import check
+from axlebox.training.progress import on_terminal
 from axlebox.training.readings import Checked
 from axlebox.training.runs import DetectorFile, Trained
 
+if TYPE_CHECKING:
+    from sklearn.ensemble import IsolationForest
+
 
 def check_contract(temperature_database: Checked) -> tuple[pd.DataFrame, dict[str, Any]]:
-    return steps.to_frame(temperature_database.stream, temperature_database.statuses), steps.data_quality(
+    return frames.to_frame(temperature_database.stream, temperature_database.statuses), steps.data_quality(
         temperature_database
     )
 
@@ -24,35 +28,47 @@ def train_test_split(readings: pd.DataFrame, parameters: dict[str, Any]) -> tupl
     return steps.split_by_time(readings, check(parameters).train_fraction)
 
 
-def make_feature_rows(train_readings: pd.DataFrame, contract: Contract, parameters: dict[str, Any]) -> Any:
-    return steps.feature_rows(train_readings, contract, steps.feature_set(check(parameters)))
+def make_feature_rows(
+    train_readings: pd.DataFrame, contract: Contract, parameters: dict[str, Any]
+) -> tuple[FeatureRows, ...]:
+    return make_rows(train_readings, contract, check(parameters), on_terminal())
 
 
-def train_model(rows: Any, contract: Contract, parameters: dict[str, Any]) -> tuple[Any, DetectorSpec]:
-    settings = check(parameters)
-    forest = train_forest(rows, settings)
-    # scikit-learn flags score_samples < offset_, and the score is the negative of score_samples.
-    return forest, steps.make_spec(contract, steps.feature_set(settings), threshold=-float(forest.offset_))
+def train_model(
+    features: tuple[FeatureRows, ...], parameters: dict[str, Any]
+) -> tuple[dict[str, IsolationForest], tuple[DetectorSpec, ...]]:
+    fitted = [fit_detector(one, check(parameters)) for one in features]
+    return {one.spec.model: one.forest for one in fitted}, tuple(one.spec for one in fitted)
 
 
-def predict(forest: Any, detector: DetectorSpec, contract: Contract, test_readings: pd.DataFrame) -> pd.DataFrame:
-    return steps.predict(forest, detector, contract, test_readings)
+def predict(
+    forests: dict[str, IsolationForest],
+    detectors: tuple[DetectorSpec, ...],
+    contract: Contract,
+    test_readings: pd.DataFrame,
+) -> pd.DataFrame:
+    return steps.predict(forests, detectors, contract, test_readings)
 
 
-def evaluate(predictions: pd.DataFrame, train_readings: pd.DataFrame, detector: DetectorSpec) -> dict[str, Any]:
-    return steps.evaluate(predictions, train_readings, detector)
+def evaluate(
+    predictions: pd.DataFrame,
+    train_readings: pd.DataFrame,
+    features: tuple[FeatureRows, ...],
+    detectors: tuple[DetectorSpec, ...],
+) -> dict[str, Any]:
+    return evaluation.evaluate(predictions, train_readings, features, detectors)
 
 
 def record_run(  # noqa: PLR0913  a run is made of all that the pipelines made
-    forest: Any,
-    detector: DetectorSpec,
+    forests: dict[str, IsolationForest],
+    detectors: tuple[DetectorSpec, ...],
     contract: Contract,
-    rows: Any,
+    features: tuple[FeatureRows, ...],
     predictions: pd.DataFrame,
-    evaluation: dict[str, Any],
+    figures: dict[str, Any],
     quality: dict[str, Any],
     raw_parameters: dict[str, Any],
 ) -> Trained:
-    return Trained(
-        forest, DetectorFile((detector,), contract), rows, predictions, evaluation, quality, check(raw_parameters)
-    )
+    rows = {one.spec.model: one.rows for one in features}
+    file = DetectorFile(detectors, contract)
+    return Trained(forests, file, rows, predictions, figures, quality, check(raw_parameters))

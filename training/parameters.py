@@ -33,11 +33,68 @@ class BundleParameters(Struct, frozen=True, forbid_unknown_fields=True):
     expires_years: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
+PositiveNumber = Annotated[float, Meta(gt=0)]
+
+
+class StreamingParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of the feature set `streaming`, in multiples of the kind's expected period unless said otherwise.
+
+    What each means on the vehicle: runtime/streaming_constants.py.
+    """
+
+    fast: PositiveNumber = 8
+    slow: PositiveNumber = 100
+    hour: PositiveNumber = 36
+    hour_of_day: bool | None = None
+    """None: where every sensor's readings cover three days."""
+    block: PositiveNumber = 50
+    blocks: Annotated[int, Meta(ge=1, le=100)] = 15
+    """A number of blocks."""
+    sibling: PositiveNumber = 144
+    sibling_back: Annotated[float, Meta(ge=1)] = 4
+    """A factor."""
+    sibling_fresh: PositiveNumber = 1.5
+    offset: PositiveNumber = 8640
+    gap: PositiveNumber = 20
+    restart: PositiveNumber = 50
+    calm: PositiveNumber = 12
+    shadow: PositiveNumber = 6000
+    tail: PositiveNumber = 6000
+    warmup: Annotated[int, Meta(ge=2)] = 300
+    """Readings."""
+    compressed: bool = False
+    need: Annotated[int, Meta(ge=1, le=62)] = 3
+    of: Annotated[int, Meta(ge=1, le=62)] = 5
+    """`need` of the last `of` readings must be flagged for a mild event."""
+    collect: Annotated[int, Meta(ge=1)] = 3
+    """Readings."""
+    hold: PositiveNumber = 288
+
+
+class ThresholdParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """How often a healthy vehicle may call for somebody; exactly one way of saying it is used."""
+
+    target_false_alarms_per_day: PositiveNumber | None = None
+    """Per vehicle; 0.1 where nothing else is said."""
+    target_false_alarms_per_1000_hours: PositiveNumber | None = None
+    """Per 1,000 vehicle-hours."""
+    contamination: Annotated[float, Meta(gt=0, le=0.5)] | None = None
+    """Share of the training readings beyond the threshold: no extrapolation, no promise."""
+    cost_false_alarm: PositiveNumber | None = None
+    cost_missed_fault: PositiveNumber | None = None
+    faults_per_year: PositiveNumber | None = None
+    """Per vehicle. With both costs, in any one currency: the target with the least expected cost is taken."""
+    sensors_per_vehicle: Annotated[int, Meta(ge=1)] | None = None
+    """None: as many as the contract's largest group has of the kind, or 1."""
+
+
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     bundle: BundleParameters
+    feature_set: Literal["streaming", "value"] = "streaming"
     contamination_factor: Annotated[float, Meta(gt=0, le=0.5)] | Literal["auto"] = 0.05
-    """Share of the training rows that the forest is made to flag."""
-    feature_set: Literal["value"] = "value"
+    """Share of the training rows that the forest of the feature set `value` is made to flag."""
+    streaming: StreamingParameters = StreamingParameters()
+    threshold: ThresholdParameters = ThresholdParameters()
     train_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.8
     """Share of the readings, first in time, that training sees."""
     forest: ForestParameters = ForestParameters()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.readings import format_time
-from axlebox.training.steps import used
-from axlebox.training.summary import INTENDED_USE, LIMITS_OF_USE, evaluation_rows, parity_rows
+from axlebox.training.frames import used
+from axlebox.training.summary import INTENDED_USE, evaluation_rows, limits_of_use, parity_rows
 
 if TYPE_CHECKING:
     from axlebox.training.runs import RunRecord
@@ -23,6 +23,8 @@ _MAX_COLUMNS = 900
 _MAX_SENSORS = 12
 _MAX_FLAGS_SHOWN = 2000
 _BINS = 60
+_SUMS_SHOWN = 4.0
+"""Sums of tails are drawn up to so many times the threshold."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; margin: 2rem auto; max-width: 1160px; padding: 0 1rem }
@@ -39,6 +41,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
     facts = record.evaluation
     predictions = used(predictions)
     sensors = list(predictions["sensor"].unique())
+    sets = [one["feature_set"] for one in facts["detectors"].values()]
     parts = [
         f"<h1>axlebox run {escape(record.lineage.run)}</h1>",
         f"<p class=note>{record.created:%Y-%m-%d %H:%M} UTC by {escape(record.created_by)}</p>",
@@ -48,7 +51,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
         *(_timeline(predictions[predictions["sensor"] == name], str(name)) for name in sensors[:_MAX_SENSORS]),
         f"<p>and {len(sensors) - _MAX_SENSORS} more sensors, not drawn</p>" if len(sensors) > _MAX_SENSORS else "",
         "<h2>Scores and threshold</h2>",
-        _histogram(predictions["score"].to_numpy(), float(facts["threshold"])),
+        *(_scores(predictions, kind, one) for kind, one in facts["detectors"].items()),
         "<h2>Data quality</h2>",
         _quality(record.data_quality),
         "<h2>Parity of the exported model</h2>",
@@ -56,7 +59,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
         "<h2>Lineage</h2>",
         _lineage(record),
         "<h2>Limits of use</h2>",
-        f"<p>{escape(' '.join((INTENDED_USE, *LIMITS_OF_USE)))}</p>",
+        f"<p>{escape(' '.join((INTENDED_USE, *limits_of_use(sets))))}</p>",
     ]
     title = f"axlebox run {record.lineage.run}"
     return (
@@ -98,7 +101,18 @@ def _timeline(frame: pd.DataFrame, sensor: str) -> str:
     )
 
 
-def _histogram(scores: NDArray[np.float64], threshold: float) -> str:
+def _scores(predictions: pd.DataFrame, kind: str, facts: Mapping[str, Any]) -> str:
+    """Histograms of what one detector's thresholds are set on."""
+    seen = predictions[predictions["kind"] == kind]
+    shown = [f"<h3>{escape(kind)}</h3>", _histogram(seen["score"].to_numpy(), float(facts["threshold"]), "score")]
+    if "extreme_at" in facts:
+        extreme_at = float(facts["extreme_at"])
+        sums = np.minimum(seen["tail_sum"].to_numpy(), _SUMS_SHOWN * extreme_at)
+        shown.append(_histogram(sums, extreme_at, "sum of tails"))
+    return "".join(shown)
+
+
+def _histogram(scores: NDArray[np.float64], threshold: float, what: str) -> str:
     counts, edges = np.histogram(scores, bins=_BINS)
     left, right = float(min(edges[0], threshold)), float(max(edges[-1], threshold))
     x = _scale(edges, left, right, _MARGIN, _WIDTH - 10)
@@ -112,13 +126,13 @@ def _histogram(scores: NDArray[np.float64], threshold: float) -> str:
     mark = float(_scale(np.array([threshold]), left, right, _MARGIN, _WIDTH - 10)[0])
     anchor = "end" if mark > _WIDTH / 2 else "start"
     return (
-        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='histogram of scores'>"
+        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='histogram: {what}'>"
         f"<g fill='#3b6ea5'>{bars}</g>"
         f"<line x1='{mark:.1f}' x2='{mark:.1f}' y1=10 y2={_HEIGHT - 24} stroke='#c0362c' stroke-width=2 />"
         f"<g font-size=12 fill='#4a5a6a'><text x='{mark:.1f}' y=10 text-anchor={anchor}>&#160;threshold "
         f"{threshold:.4f}&#160;</text><text x={_MARGIN} y={_HEIGHT - 6}>{left:.3f}</text>"
         f"<text x={_WIDTH - 10} y={_HEIGHT - 6} text-anchor=end>{right:.3f}</text>"
-        f"<text x={_WIDTH // 2} y={_HEIGHT - 6} text-anchor=middle>score; bar heights are square roots of counts"
+        f"<text x={_WIDTH // 2} y={_HEIGHT - 6} text-anchor=middle>{what}; bar heights are square roots of counts"
         "</text></g></svg>"
     )
 

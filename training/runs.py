@@ -23,10 +23,10 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AxleboxError, Damaged, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, DetectorSpec, Lineage, ParityProof, decode, encode
 from axlebox.runtime.readings import REPLACED, Reading, format_time
+from axlebox.training.frames import to_readings
 from axlebox.training.parameters import Parameters
 from axlebox.training.provenance import code_revision, library_versions, who
 from axlebox.training.report import render_report
-from axlebox.training.steps import to_readings
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -40,7 +40,7 @@ _FILES = (
     "held_out.csv",
     "predictions.parquet",
     "report.html",
-    "rows.npy",
+    "rows.npz",
     "run.json",
 )
 _ID_DIGITS = 12
@@ -69,10 +69,11 @@ class RunRecord(Struct, frozen=True, forbid_unknown_fields=True):
 class Trained:
     """What a training produced, before it is a run on disk."""
 
-    forest: IsolationForest
+    forests: Mapping[str, IsolationForest]
+    """By the name of their model."""
     detector: DetectorFile
-    rows: NDArray[np.float32]
-    """The feature rows (n, k) that the forest was fitted on."""
+    rows: Mapping[str, NDArray[np.float32]]
+    """The feature rows (n, k) that each was fitted on, by the name of its model."""
     predictions: pd.DataFrame
     evaluation: dict[str, Any]
     data_quality: dict[str, Any]
@@ -122,8 +123,8 @@ def write_run(runs: Path, trained: Trained) -> str:
             part = runs / f"{lineage.run}.part"
             disk.remove_tree(part)
             part.mkdir(parents=True)
-            skops.io.dump(trained.forest, part / "forest.skops")
-            np.save(part / "rows.npy", trained.rows, allow_pickle=False)
+            skops.io.dump(dict(trained.forests), part / "forest.skops")
+            np.savez(part / "rows.npz", **trained.rows)  # type: ignore[arg-type]
             trained.predictions.to_parquet(part / "predictions.parquet")
             write_readings(part / "held_out.csv", trained.predictions)
             (part / "detector.json").write_bytes(encode(trained.detector))
@@ -180,33 +181,35 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         return pd.read_parquet(self.folder / "predictions.parquet")
 
-    def rows(self) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = np.load(self.folder / "rows.npy", allow_pickle=False)
-        return rows
+    def rows(self) -> dict[str, NDArray[np.float32]]:
+        """The rows that each forest was fitted on, by the name of its model."""
+        with np.load(self.folder / "rows.npz", allow_pickle=False) as file:
+            return dict(file)
 
-    def forest(self) -> IsolationForest:
-        return load_forest(self.folder / "forest.skops")
+    def forests(self) -> dict[str, IsolationForest]:
+        """By the name of their model."""
+        return load_forests(self.folder / "forest.skops")
 
     def _read(self, name: str, what: type[T]) -> T:
         return decode(disk.read_bounded(self.folder / name, _MAX_RECORD_BYTES), what, str(self.folder / name))
 
 
-def load_forest(path: Path) -> IsolationForest:
-    """A fitted forest. Raises Damaged where the file holds any type but a forest's own."""
+def load_forests(path: Path) -> dict[str, IsolationForest]:
+    """Fitted forests by the name of their model. Raises Damaged where the file holds any type but a forest's own."""
     import skops.io
 
     try:
         unexpected = set(skops.io.get_untrusted_types(file=path)) - set(_FOREST_TYPES)
         if unexpected:
             raise Damaged(f"{path} holds {', '.join(sorted(unexpected))}, which a forest does not")
-        forest = skops.io.load(path, trusted=_FOREST_TYPES)
+        forests = skops.io.load(path, trusted=_FOREST_TYPES)
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path} is damaged: {error}. DO: remove the run's folder and train again") from error
     from sklearn.ensemble import IsolationForest
 
-    if not isinstance(forest, IsolationForest):
-        raise Damaged(f"{path} holds a {type(forest).__name__}, expected an IsolationForest")
-    return forest
+    if not isinstance(forests, dict) or not all(isinstance(one, IsolationForest) for one in forests.values()):
+        raise Damaged(f"{path} holds a {type(forests).__name__}, expected IsolationForests by name")
+    return forests
 
 
 def open_run(runs: Path, name: str | None) -> Run:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from axlebox.firmware_bundle.manifest import ParityProof
 
 INTENDED_USE = "Advisory only: not safety-related, no actuation."
-LIMITS_OF_USE = (
+_LIMITS_OF_VALUE = (
     "This detector looks at one value at a time.",
     "It flags a fixed share of everyday readings.",
     "It cannot tell a little outside its training range from far outside.",
     "It does not see slow drifts or stuck sensors.",
 )
+_LIMITS_OF_STREAMING = (
+    "It supplements prescribed hot-axle-box detection and fixed limits, and never replaces them.",
+    "A fault that begins while a sensor still warms up, or that training already saw everywhere, looks normal to it.",
+    "A slow drift of a lone sensor, without siblings, is seen late or not at all while it stays in the usual range.",
+    "A fault that all siblings share at once does not show between them.",
+    "What its sums of tails find, its forest hardly adds to: the evaluation says by how much.",
+)
+
+
+def limits_of_use(feature_sets: Iterable[str]) -> tuple[str, ...]:
+    """What to know before relying on detectors with these feature sets."""
+    found = set(feature_sets)
+    return (*(_LIMITS_OF_VALUE if "value" in found else ()), *(_LIMITS_OF_STREAMING if "streaming" in found else ()))
 
 
 def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -23,11 +36,31 @@ def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Training readings", f"{facts['train_readings']:,}"),
         ("Held-out readings", f"{facts['test_readings']:,} of {facts['sensors']} sensors"),
         ("Held-out exposure", f"{facts['exposure_sensor_days']:.1f} sensor-days"),
-        ("Threshold", f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"),
+        *(row for kind, one in facts["detectors"].items() for row in _detector_rows(kind, one)),
         ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
         ("Events", f"{facts['events']:,}"),
         *_gate_rows(facts),
     ]
+
+
+def _detector_rows(kind: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Threshold, target and check of one detector."""
+    score = f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"
+    if "extreme_at" not in facts:
+        return [(f"Threshold, {kind}", score)]
+    target, bound = facts["target_per_sensor_day"], facts["bound_per_sensor_day"]
+    aim = f"contamination {facts['contamination']:g}" if target is None else f"at most {target:.3g} a sensor-day"
+    proved = "none to check it on" if bound is None else f"at most {bound:.3g} a sensor-day with 95 %"
+    rows = [
+        (f"Threshold, {kind}", f"sum of tails {facts['extreme_at']:.2f} at once; {score} several times"),
+        (f"False alarms aimed at, {kind}", aim),
+        (
+            f"Seen in held-out time, {kind}",
+            f"{facts['near_events']} events near the threshold in {facts['exposure_sensor_days']:.1f} sensor-days: "
+            f"{proved}; {facts['far_events']} far beyond it, which look like faults",
+        ),
+    ]
+    return rows + ([(f"TARGET NOT REACHED, {kind}", facts["target_problem"])] if facts["target_problem"] else [])
 
 
 def _gate_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -17,12 +17,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from axlebox.export.build import golden_readings
+from axlebox.export.golden import golden_readings
 from axlebox.export.releases import read_releases
 from axlebox.export.schema import manifest_schema
 from axlebox.firmware_bundle.container import unpack
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind
+from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.readings import Reading, parse_time
 from axlebox.runtime.version import VERSION
-from axlebox.training.runs import load_forest, open_run
+from axlebox.training.forest import sklearn_score_rows
+from axlebox.training.runs import open_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,11 +63,21 @@ def test_the_published_schema_is_the_current_one() -> None:
 
 def test_golden_readings_hold_scikit_learn_s_answers(exported: Path) -> None:
     rows = json.loads(unpack(bundle_of(exported).read_bytes())["golden.json"])["rows"]
-    forest = load_forest(open_run(exported / "runs", None).folder / "forest.skops")
-    values = np.array([[row[2]] for row in rows], dtype=np.float32)
-    assert [row[4] for row in rows] == (forest.predict(values) == -1).tolist()
-    assert np.abs(np.array([row[3] for row in rows]) + forest.score_samples(values)).max() <= 1e-15
+    run = open_run(exported / "runs", None)
+    (spec,), contract = run.detector().detectors, run.detector().contract
+    seen: list[Any] = []
+
+    def score_rows(features: Any) -> Any:
+        seen.append(features)
+        return sklearn_score_rows(run.forests()[spec.model])(features)
+
+    monitor = Monitor(contract, {spec.kind: Detector(spec, score_rows)}, Origin("x", 1, "0" * 64))
+    outcomes = monitor.process([Reading(parse_time(row[0]), row[1], row[2]) for row in rows])
+    assert [row[4] for row in rows] == [one.flag for one in outcomes]
+    scores = -run.forests()[spec.model].score_samples(np.concatenate(seen))
+    assert np.abs(np.array([row[3] for row in rows]) - scores).max() <= 1e-15
     assert {row[4] for row in rows} == {True, False}
+    assert len(rows) > 60, "the warm-up, and something after it"
 
 
 def test_the_same_inputs_and_release_time_give_the_same_bytes(axlebox: Any, copied: Path, tmp_path: Path) -> None:
@@ -208,10 +222,10 @@ def test_score_answers_every_line_as_scikit_learn_does(axlebox: Any, exported: P
     assert list(rows[0]) == ["time", "sensor", "value", "status", "score", "flag", "event"]
     assert len(rows) == len(lines) - 1 and rows[2]["status"] == "invalid"
     good = [row for row in rows if row["status"] == "ok"]
-    values = np.array([[float(row["value"])] for row in good], dtype=np.float32)
-    forest = load_forest(run.folder / "forest.skops")
-    assert [row["flag"] == "1" for row in good] == (forest.predict(values) == -1).tolist()
-    assert all(bool(row["event"]) == (row["flag"] == "1") for row in good)
+    expected = run.predictions()
+    expected = expected[expected["status"] == "ok"]
+    assert [row["flag"] == "1" for row in good] == expected["flag"].tolist() and expected["flag"].any()
+    assert [row["event"] != "" for row in good] == expected["event_id"].notna().tolist()
 
 
 def test_score_writes_over_no_file(axlebox: Any, exported: Path, tmp_path: Path) -> None:
@@ -224,10 +238,14 @@ def test_score_writes_over_no_file(axlebox: Any, exported: Path, tmp_path: Path)
     assert readings.read_bytes() == before
 
 
+ONE_KIND = Contract({"temperature": Kind()})
+TALK = DetectorSpec("temperature", "model.onnx", FeatureSet("value", 1), 0.6)
+
+
 @pytest.mark.parametrize(("flagged", "expected"), [(0, 200), (30, 200), (500, 200)])
 def test_golden_readings_are_as_many_whatever_is_flagged(flagged: int, expected: int) -> None:
     frame = pd.DataFrame({"time": np.arange(1000.0), "sensor": "a", "value": 1.0, "flag": np.arange(1000) < flagged})
-    found = golden_readings(frame)
+    found = golden_readings(frame, TALK, ONE_KIND)
     assert len({one.time for one in found}) == expected
     assert sum(one.time < flagged for one in found) == min(flagged, 100)
 
@@ -236,9 +254,14 @@ def test_golden_readings_pass_the_gate_without_marks() -> None:
     """A new sensor's clock was behind, then level with the old one's last reading, then ahead."""
     times = [10.0, 20.0, 30.0, 5.0, 30.0, 40.0]
     frame = pd.DataFrame({"time": times, "sensor": "a", "value": 1.0, "era": [0, 0, 0, 1, 1, 1], "flag": False})
-    assert [one.time for one in golden_readings(frame)] == [10.0, 20.0, 30.0, 40.0]
+    assert [one.time for one in golden_readings(frame, TALK, ONE_KIND)] == [
+        10.0,
+        20.0,
+        30.0,
+        40.0,
+    ]
     both = pd.concat([frame, frame.assign(sensor="b")], ignore_index=True)
-    assert len(golden_readings(both)) == 8
+    assert len(golden_readings(both, TALK, ONE_KIND)) == 8
 
 
 def test_a_sensor_that_was_replaced_goes_all_the_way(
@@ -270,7 +293,7 @@ def test_a_sensor_that_was_replaced_goes_all_the_way(
     rows = list(csv.DictReader(out.open()))
     (marked,) = [row for row in rows if row["status"] == "replaced"]
     assert (marked["sensor"], marked["value"], marked["score"], marked["flag"]) == (sensor, "", "", "0")
-    scored = [row["flag"] == "1" for row in rows if row["status"] == "ok"]
+    scored = [row["flag"] == "1" for row in rows if row["status"] in ("ok", "warming")]
     assert scored == run.predictions()["flag"].tolist() and len(rows) == len(scored) + 1
 
 

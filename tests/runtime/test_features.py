@@ -13,7 +13,9 @@ from axlebox.runtime.readings import Reading
 def test_the_feature_set_value_is_the_reading_itself() -> None:
     found = features.find(FeatureSet("value", 1))
     state = found({})
-    assert [state.update(Reading(float(time), "axle", value)) for time, value in enumerate((90.5, -40.0))] == [
+    assert [
+        state.update(Reading(float(time), "axle", value), None, False) for time, value in enumerate((90.5, -40.0))
+    ] == [
         (90.5,),
         (-40.0,),
     ]
@@ -21,10 +23,10 @@ def test_the_feature_set_value_is_the_reading_itself() -> None:
 
 def test_a_row_has_one_number_for_each_name() -> None:
     found = features.find(FeatureSet("value", 1))
-    assert len(found({}).update(Reading(0.0, "axle", 1.0))) == len(found.names)
+    assert len(found({}).update(Reading(0.0, "axle", 1.0), None, False)) == len(found.names)
 
 
-@pytest.mark.parametrize(("name", "version"), [("value", 2), ("streaming", 1)])
+@pytest.mark.parametrize(("name", "version"), [("value", 2), ("streaming", 2)])
 def test_a_feature_set_this_runtime_does_not_know_is_refused_by_name_and_version(name: str, version: int) -> None:
     with pytest.raises(Malformed, match=f"{name} {version} is unknown.*value 1"):
         features.find(FeatureSet(name, version))

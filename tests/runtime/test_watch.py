@@ -35,7 +35,7 @@ DEADLINE_S = 60
 QUIET, HOT = 100.0, 300.0
 
 
-class Rise:
+class Rise(features.Value):
     """The difference from the reading before: a feature with a state, in units of its own."""
 
     names: ClassVar[tuple[str, ...]] = ("rise",)
@@ -43,7 +43,7 @@ class Rise:
     def __init__(self, constants: Any) -> None:
         self.last: float | None = None
 
-    def update(self, reading: Reading) -> tuple[float, ...]:
+    def update(self, reading: Reading, deviation: float | None, warming: bool) -> tuple[float, ...]:
         rise = 0.0 if self.last is None else reading.value - self.last
         self.last = reading.value
         return (100.0 + rise,)

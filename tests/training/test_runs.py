@@ -10,7 +10,7 @@ import pytest
 import skops.io
 
 from axlebox.firmware_bundle.errors import Damaged
-from axlebox.training.runs import load_forest
+from axlebox.training.runs import load_forests
 
 
 def test_a_forest_file_that_names_a_command_runs_nothing(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_forest_file_that_names_a_command_runs_nothing(tmp_path: Path) -> None
         path = tmp_path / f"{number}.skops"
         skops.io.dump(hostile, path)
         with pytest.raises(Damaged, match="which a forest does not"):
-            load_forest(path)
+            load_forests(path)
     assert not ran.exists()
 
 

@@ -1,30 +1,47 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec.structs import replace
 from sklearn.ensemble import IsolationForest
 
 from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
-from axlebox.firmware_bundle.manifest import Contract, FeatureSet, Kind, Sensor
+from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
 from axlebox.runtime.detector import REPLACED, Detector, Monitor, Origin
 from axlebox.runtime.gate import Gate
 from axlebox.runtime.readings import LineReader, Reading, Replaced
 from axlebox.runtime.scorer import Scorer
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, RANGE, STUCK
-from axlebox.training import steps
-from axlebox.training.forest import train_forest
-from axlebox.training.parameters import BundleParameters, Parameters, check
+from axlebox.training import frames, steps
+from axlebox.training.evaluation import evaluate
+from axlebox.training.fit import Fitted, fit_detector, make_rows
+from axlebox.training.parameters import BundleParameters, Parameters, StreamingParameters, check
 from axlebox.training.readings import check_items
 from axlebox.training.run import parse_params
 from axlebox.training.runs import write_readings
+from axlebox.training.series import record, silent
 
 CONTRACT = Contract(kinds={"temperature": Kind()})
-VALUE = FeatureSet("value", 1)
-PARAMETERS = Parameters(bundle=BundleParameters(name="x"))
+PARAMETERS = Parameters(bundle=BundleParameters(name="x"), feature_set="value")
+STREAMING = Parameters(bundle=BundleParameters(name="x"), streaming=StreamingParameters(warmup=60))
+
+
+def trained(train: pd.DataFrame, contract: Contract, parameters: Parameters = PARAMETERS) -> list[Fitted]:
+    return [fit_detector(one, parameters) for one in make_rows(train, contract, parameters, silent)]
+
+
+def predicted(fitted: list[Fitted], contract: Contract, readings: pd.DataFrame) -> pd.DataFrame:
+    forests = {one.spec.model: one.forest for one in fitted}
+    return steps.predict(forests, [one.spec for one in fitted], contract, readings)
+
+
+def evaluated(predictions: pd.DataFrame, train: pd.DataFrame, fitted: list[Fitted]) -> dict[str, Any]:
+    return evaluate(predictions, train, [one.features for one in fitted], [one.spec for one in fitted])
 
 
 def frame(times: list[float], sensor: str = "temperature") -> pd.DataFrame:
@@ -62,18 +79,16 @@ def test_the_talk_s_detector_flags_exactly_what_scikit_learn_flags(temps_csv: Pa
     times = pd.to_datetime(raw["time"], utc=True).astype("int64") / 1e9
     readings = pd.DataFrame({"time": times, "sensor": "temperature", "value": raw["value"].astype(float), "era": 0})
     train, test = steps.split_by_time(readings, PARAMETERS.train_fraction)
-    forest = train_forest(steps.feature_rows(train, CONTRACT, VALUE), PARAMETERS)
-    spec = steps.make_spec(CONTRACT, VALUE, -float(forest.offset_))
-    predictions = steps.predict(forest, spec, CONTRACT, test)
+    predictions = predicted(trained(train, CONTRACT), CONTRACT, test)
     assert len(predictions) == 1167 and int(expected.sum()) == 56
     assert predictions["flag"].tolist() == expected.tolist()
 
 
 def test_evaluation_counts_flags_and_events_per_day_of_exposure() -> None:
     predictions = frame([0.0, 43200.0, 86400.0]).assign(
-        flag=[True, True, False], event=[True, False, False], score=0.5, status="ok"
+        flag=[True, True, False], event=[True, False, False], score=0.5, status="ok", limit=False, kind="temperature"
     )
-    found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
+    found = evaluated(predictions, frame([0.0]), [])
     assert (found["flags_per_sensor_day"], found["events_per_sensor_day"]) == (2.0, 1.0)
 
 
@@ -91,27 +106,30 @@ def test_an_era_counts_the_marks_of_its_own_sensor() -> None:
         Replaced(5.0, "a"),
         Reading(6.0, "a", 8.0),
     ]
-    frame = steps.to_frame(items)
-    assert frame["era"].tolist() == [0, 1, 0, 3]
+    made = frames.to_frame(items)
+    assert made["era"].tolist() == [0, 1, 0, 3]
     a, first, b, last = (one for one in items if isinstance(one, Reading))
-    assert steps.to_readings(frame) == [a, Replaced(3.0, "a"), first, b, Replaced(6.0, "a"), last]
+    again = frames.to_readings(made)
+    assert [replace(one, line=0) for one in again] == [a, Replaced(3.0, "a"), first, b, Replaced(6.0, "a"), last]
 
 
 def test_a_frame_that_begins_with_a_later_era_begins_without_a_mark() -> None:
-    assert steps.to_readings(frame([1.0]).assign(era=2)) == [Reading(1.0, "temperature", 0.0)]
+    assert frames.to_readings(frame([1.0]).assign(era=2)) == [Reading(1.0, "temperature", 0.0, 1)]
 
 
-def test_feature_rows_begin_anew_with_an_era_of_their_sensor_alone(change: FeatureSet) -> None:
+def test_series_begin_anew_with_an_era_of_their_sensor_alone() -> None:
     step = [Reading(2.0, "a", 60.0), Reading(2.0, "b", 60.0)]
     items = [Reading(1.0, "a", 50.0), Reading(1.0, "b", 50.0), Replaced(2.0, "a"), *step]
-    assert steps.feature_rows(steps.to_frame(items), CONTRACT, change)[:, 0].tolist() == [100, 100, 100, 110]
+    stream = frames.to_readings(frames.to_frame(items))
+    found = record(stream, CONTRACT, {"temperature": 1.0}, silent)["temperature"]
+    assert [(one.sensor, one.values().tolist()) for one in found] == [("a", [50.0]), ("b", [50.0, 60.0]), ("a", [60.0])]
 
 
 def test_the_hours_between_two_eras_are_no_exposure() -> None:
     predictions = frame([0.0, 43200.0, 864000.0, 907200.0]).assign(
-        era=[0, 0, 1, 1], flag=True, event=False, score=0.5, status="ok"
+        era=[0, 0, 1, 1], flag=True, event=False, score=0.5, status="ok", limit=False, kind="temperature"
     )
-    found = steps.evaluate(predictions, frame([0.0]), steps.make_spec(CONTRACT, VALUE, 0.6))
+    found = evaluated(predictions, frame([0.0]), [])
     assert (found["exposure_sensor_days"], found["sensors"]) == (1.0, 1)
 
 
@@ -142,14 +160,13 @@ def hostile_service() -> list[Reading | Replaced]:
 def test_a_replay_of_held_out_readings_carries_what_the_gate_of_the_box_needs(tmp_path: Path) -> None:
     """The contract's checks, in training and on the box: equal statuses and flags, only good rows in the model."""
     checked = check_items(hostile_service(), Gate(CHECKED), "x.csv")
-    frame = steps.to_frame(checked.stream, checked.statuses)
+    frame = frames.to_frame(checked.stream, checked.statuses)
     train, test = steps.split_by_time(frame, 0.8)
     assert len(train) + len(test) == 2000
-    rows = steps.feature_rows(train, CHECKED, VALUE)
+    fitted = trained(train, CHECKED)
+    rows, forest, spec = fitted[0].features.rows, fitted[0].forest, fitted[0].spec
     assert np.isfinite(rows).all() and rows.min() > 80 and rows.max() < 120
-    forest = train_forest(rows, PARAMETERS)
-    spec = steps.make_spec(CHECKED, VALUE, -float(forest.offset_))
-    predictions = steps.predict(forest, spec, CHECKED, test)
+    predictions = predicted(fitted, CHECKED, test)
     write_readings(tmp_path / "held_out.csv", predictions)
     monitor = Monitor(
         CHECKED, {spec.kind: Detector(spec, Scorer(convert(forest, 1)).score_rows)}, Origin("b", 1, "0" * 64)
@@ -158,7 +175,7 @@ def test_a_replay_of_held_out_readings_carries_what_the_gate_of_the_box_needs(tm
     assert predictions["status"].tolist() == [one.status for one in outcomes]
     assert predictions["flag"].tolist() == [one.flag for one in outcomes]
     assert {INVALID, STUCK, HOT_OR_SENSOR} <= set(predictions["status"])
-    facts = steps.evaluate(predictions, train, spec)
+    facts = evaluated(predictions, train, fitted)
     assert facts["test_readings"] == sum(one.score is not None for one in outcomes)
     assert facts["held_back"][HOT_OR_SENSOR] == 10 and facts["limit_events"] >= 1
     quality = steps.data_quality(checked)
@@ -185,24 +202,22 @@ def replaced_in_service() -> list[Reading | Replaced]:
             if minute in minutes:
                 items.append(Replaced(60.0 * minute, sensor))
             level = 100.0 + 40.0 * sum(minute >= one for one in minutes) + 60.0 * (minute % 97 == 0)
+            level += 400.0 * (1900 <= minute < 1910)
             late = 7200.0 if sensor != "b" and minute >= 1800 else 0.0
             items.append(Reading(60.0 * minute - late, sensor, float(round(level + random.normal(0, 2), 2))))
     return items
 
 
-@pytest.mark.parametrize("stateful", [True, False])
-def test_training_and_the_box_agree_on_held_out_readings_with_marks(
-    change: FeatureSet, tmp_path: Path, stateful: bool
-) -> None:
+@pytest.mark.parametrize("parameters", [STREAMING, PARAMETERS])
+def test_training_and_the_box_agree_on_held_out_readings_with_marks(tmp_path: Path, parameters: Parameters) -> None:
     """scikit-learn on a frame, against lines of text through the vehicle's reader, Monitor and Scorer."""
-    features = change if stateful else VALUE
-    train, test = steps.split_by_time(steps.to_frame(replaced_in_service()), 0.8)
-    forest = train_forest(steps.feature_rows(train, CONTRACT, features), PARAMETERS)
-    spec = steps.make_spec(CONTRACT, features, -float(forest.offset_))
-    predictions = steps.predict(forest, spec, CONTRACT, test)
+    train, test = steps.split_by_time(frames.to_frame(replaced_in_service()), 0.8)
+    fitted = trained(train, CONTRACT, parameters)
+    spec = fitted[0].spec
+    predictions = predicted(fitted, CONTRACT, test)
     write_readings(tmp_path / "held_out.csv", predictions)
 
-    scorer = Scorer(convert(forest, 1))
+    scorer = Scorer(convert(fitted[0].forest, fitted[0].features.rows.shape[1]))
     monitor = Monitor(CONTRACT, {spec.kind: Detector(spec, scorer.score_rows)}, Origin("box", 1, "0" * 64))
     items = LineReader("temperature").read((tmp_path / "held_out.csv").read_bytes().splitlines())
     outcomes = monitor.process(items)
@@ -229,7 +244,7 @@ def test_training_and_the_box_agree_on_held_out_readings_with_marks(
         ({"contamination_factor": 0}, r"\$.contamination_factor"),
         ({"train_fraction": "most"}, r"\$.train_fraction"),
         ({"forest": {"n_estimators": 0}}, r"\$.forest.n_estimators"),
-        ({"feature_set": "streaming"}, r"\$.feature_set"),
+        ({"feature_set": "streeming"}, r"\$.feature_set"),
         ({"bundle": {"name": "No Spaces"}}, r"\$.bundle.name"),
     ],
 )
@@ -257,8 +272,6 @@ def test_a_commissioning_offset_changes_nothing_but_the_values() -> None:
     flags = []
     for readings, contract in ((right, CONTRACT), (low, offset)):
         train, test = steps.split_by_time(readings, 0.8)
-        forest = train_forest(steps.feature_rows(train, contract, VALUE), PARAMETERS)
-        spec = steps.make_spec(contract, VALUE, -float(forest.offset_))
-        flags.append(steps.predict(forest, spec, contract, test)["flag"].tolist())
+        flags.append(predicted(trained(train, contract), contract, test)["flag"].tolist())
     assert flags[0] == flags[1]
     assert any(flags[0])

@@ -19,7 +19,7 @@ import skops.io
 from sklearn.cluster import KMeans
 
 from axlebox.firmware_bundle.errors import Damaged
-from axlebox.training.runs import Run, load_forest, open_run
+from axlebox.training.runs import Run, load_forests, open_run
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_same_inputs_make_the_same_run_and_a_parameter_another(axlebox: Any,
 def test_a_run_that_lost_a_file_is_written_again(axlebox: Any, copied: Path) -> None:
     (latest(copied).folder / "forest.skops").unlink()
     axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
-    assert latest(copied).forest().n_estimators == 20
+    assert latest(copied).forests()["model.onnx"].n_estimators == 20
 
 
 def test_kedro_run_is_the_same_run_as_axlebox_train(kedro: Any, copied: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_damaged_or_foreign_forest_file_is_refused(copied: Path, tmp_path: Pat
     for data in (foreign.read_bytes(), good[: len(good) // 2], b"", flipped(good)):
         path.write_bytes(data)
         with pytest.raises(Damaged):
-            load_forest(path)
+            load_forests(path)
 
 
 def flipped(data: bytes) -> bytes:

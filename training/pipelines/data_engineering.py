@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
             node(
                 nodes.make_feature_rows,
                 inputs=["train_readings", "contract", "parameters"],
-                outputs="feature_rows",
+                outputs="features",
                 name="node_feature_rows",
             ),
         ]

@@ -10,13 +10,13 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 nodes.train_model,
-                inputs=["feature_rows", "contract", "parameters"],
-                outputs=["forest", "detector"],
+                inputs=["features", "parameters"],
+                outputs=["forests", "detectors"],
                 name="node_train_model",
             ),
             node(
                 nodes.predict,
-                inputs=["forest", "detector", "contract", "test_readings"],
+                inputs=["forests", "detectors", "contract", "test_readings"],
                 outputs="predictions",
                 name="node_predict",
             ),

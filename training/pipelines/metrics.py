@@ -10,7 +10,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 nodes.evaluate,
-                inputs=["predictions", "train_readings", "detector"],
+                inputs=["predictions", "train_readings", "features", "detectors"],
                 outputs="evaluation",
                 name="node_evaluate",
             ),

@@ -14,12 +14,12 @@ def create_pipeline() -> Pipeline:
             node(
                 nodes.record_run,
                 inputs={
-                    "forest": "forest",
-                    "detector": "detector",
+                    "forests": "forests",
+                    "detectors": "detectors",
                     "contract": "contract",
-                    "rows": "feature_rows",
+                    "features": "features",
                     "predictions": "predictions",
-                    "evaluation": "evaluation",
+                    "figures": "evaluation",
                     "quality": "data_quality",
                     "raw_parameters": "parameters",
                 },

@@ -1,0 +1,84 @@
+"""When an anomaly event of a sensor is raised, told again, and cleared."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from axlebox.firmware_bundle.manifest import EventRules
+from axlebox.runtime.streaming import Suspicion
+
+State = Literal["raised", "peak", "cleared"]
+Severity = Literal["extreme", "mild"]
+
+
+class Alarm(Protocol):
+    """The anomaly events of one sensor."""
+
+    severity: Severity
+
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+        """Take the next reading's answers (time in seconds); what is to be told of the event, if anything."""
+
+
+class FlagAlarm:
+    """Raised with the first flag, cleared with the first reading that has none."""
+
+    severity: Severity = "mild"  # a forest of raw values saturates: it cannot tell a bit outside from far outside
+
+    def __init__(self) -> None:
+        self._raised = False
+
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+        was, self._raised = self._raised, flag
+        return None if flag == was else "raised" if flag else "cleared"
+
+
+class RuledAlarm:
+    """Raised at once by an extreme reading, by several of the last few when mild; cleared when nothing is suspected.
+
+    A peak follows every raise, and later whatever is news: higher than the last peak, or after its time.
+    A mild event that becomes extreme is told at once.
+    """
+
+    def __init__(self, rules: EventRules) -> None:
+        self._rules = rules
+        self._recent = 0
+        """Flags of the last readings, one bit each."""
+        self._raised = False
+        self._collected = 0
+        """Readings since a peak began; 0 while none is being collected."""
+        self._best = self._told = 0.0
+        self._told_until = 0.0
+        self.severity: Severity = "mild"
+
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+        if suspicion is None:
+            was, self._raised, self._recent = self._raised, False, 0
+            return "cleared" if was else None
+        rules = self._rules
+        extreme = suspicion.tail_sum >= rules.extreme_at
+        if not self._raised:
+            self._recent = (self._recent << 1 | flag) & ((1 << rules.of) - 1)
+            if not extreme and self._recent.bit_count() < rules.need:
+                return None
+            self._raised, self.severity = True, "extreme" if extreme else "mild"
+            self._collected, self._best = 1, score
+            return "raised"
+        if extreme and self.severity == "mild":
+            self.severity = "extreme"
+            return self._tell(time, max(score, self._best))
+        if self._collected:
+            self._collected += 1
+            self._best = max(score, self._best)
+            return self._tell(time, self._best) if self._collected > rules.collect else None
+        if flag and (score > self._told or time > self._told_until):
+            self._collected, self._best = 1, score
+        return None
+
+    def _tell(self, time: float, score: float) -> State:
+        self._collected, self._told, self._told_until = 0, score, time + self._rules.hold_s
+        return "peak"
+
+
+def make_alarm(rules: EventRules | None) -> Alarm:
+    return FlagAlarm() if rules is None else RuledAlarm(rules)

@@ -1,0 +1,65 @@
+"""Sibling sensors: how far one is from the others of its group, at the same moment."""
+
+from __future__ import annotations
+
+
+class _Latest:
+    """The last two readings of a sensor."""
+
+    __slots__ = ("before", "before_value", "time", "value")
+
+    def __init__(self, time: float, value: float) -> None:
+        self.time = self.before = time
+        self.value = self.before_value = value
+
+
+class Siblings:
+    """Compares sensors of a group, moment by moment, whatever the order in which they report.
+
+    When a sensor reports, it is its reading before that is compared, each sibling by its reading
+    nearest in time to that one: by now all of them have reported for that moment.
+    """
+
+    def __init__(self, fresh_s: float) -> None:
+        """Siblings whose nearest reading is further away in time than `fresh_s` do not count."""
+        self._fresh_s = fresh_s
+        self._groups: dict[str, dict[str, _Latest]] = {}
+
+    def deviation(self, group: str, sensor: str, time: float, value: float) -> float | None:
+        """Take a reading; returns the sensor's reading before, minus the median of its siblings then.
+
+        None where there is none before, or fewer than two siblings.
+        """
+        members = self._groups.get(group)
+        if members is None:
+            members = self._groups[group] = {}
+        own = members.get(sensor)
+        if own is None:
+            members[sensor] = _Latest(time, value)
+            return None
+        moment, was = own.time, own.value
+        own.before, own.before_value = moment, was
+        own.time, own.value = time, value
+        fresh = self._fresh_s
+        values = []
+        for other in members.values():
+            if other is own:
+                continue
+            away, away_before = abs(other.time - moment), abs(other.before - moment)
+            if away <= away_before:
+                if away <= fresh:
+                    values.append(other.value)
+            elif away_before <= fresh:
+                values.append(other.before_value)
+        count = len(values)
+        if count < 2:
+            return None
+        values.sort()
+        middle = count >> 1
+        return was - (values[middle] if count & 1 else 0.5 * (values[middle - 1] + values[middle]))
+
+    def forget(self, group: str, sensor: str) -> None:
+        """Another sensor answers to this id from now on."""
+        members = self._groups.get(group)
+        if members is not None:
+            members.pop(sensor, None)

@@ -1,0 +1,94 @@
+"""Detectors for experiments: train on one table, score another, with the vehicle's own code and no workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.firmware_bundle.manifest import Contract, Kind
+from axlebox.runtime.contract import check_contract
+from axlebox.runtime.detector import Detector, Monitor, Outcome
+from axlebox.runtime.readings import REPLACED
+from axlebox.training.fit import Fitted, fit_detector, make_rows
+from axlebox.training.forest import sklearn_score_rows
+from axlebox.training.frames import in_order
+from axlebox.training.parameters import BundleParameters, Parameters
+from axlebox.training.series import UNKNOWN, Progress, silent
+
+ONE_KIND = Contract({"temperature": Kind()})
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedDetector:
+    """Detectors by kind of sensor, with the contract that they were trained under."""
+
+    contract: Contract
+    fitted: Mapping[str, Fitted]
+
+    def monitor(self) -> Monitor:
+        """A Monitor with empty state and scikit-learn in the model's place."""
+        detectors = {kind: Detector(one.spec, sklearn_score_rows(one.forest)) for kind, one in self.fitted.items()}
+        return Monitor(self.contract, detectors, UNKNOWN)
+
+    def outcomes(self, readings: pd.DataFrame) -> Iterator[Outcome]:
+        """What a vehicle would make of each reading, in order, from an empty state on."""
+        monitor = self.monitor()
+        for batch in in_order(readings):
+            yield from (one for one in monitor.process(batch) if one.status != REPLACED)
+
+    def score(self, readings: pd.DataFrame) -> pd.DataFrame:
+        """The readings with what a vehicle would make of them, in added columns.
+
+        status (runtime/statuses.py); score, 0..1 and higher is more anomalous, NaN where no model saw it;
+        tail_sum, NaN likewise; flag; event, the id of the anomaly event that is raised, else None; severity
+        of that event; peak, the score of an event's peak where one is told, else NaN.
+        """
+        return readings.assign(**score_columns(list(self.outcomes(readings))))
+
+
+def train_detector(
+    readings: pd.DataFrame,
+    contract: Contract = ONE_KIND,
+    parameters: Parameters | None = None,
+    progress: Progress = silent,
+) -> TrainedDetector:
+    """Train on readings in the columns time (POSIX seconds), sensor and value, in order of arrival.
+
+    A column era, where there is one, counts how often a sensor was replaced. Raises Malformed where
+    there are too few readings, or they never change.
+    """
+    missing = {"time", "sensor", "value"} - set(readings)
+    if missing:
+        raise Malformed(f"readings need the columns time, sensor and value; {', '.join(sorted(missing))} is missing")
+    check_contract(contract)
+    parameters = Parameters(BundleParameters("experiment")) if parameters is None else parameters
+    fitted = [fit_detector(one, parameters) for one in make_rows(readings, contract, parameters, progress)]
+    return TrainedDetector(contract, {one.spec.kind: one for one in fitted})
+
+
+def score_columns(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Columns of `TrainedDetector.score`, one row for each outcome."""
+    severity: dict[str, str] = {}
+    peaks = np.full(len(outcomes), np.nan)
+    severities = []
+    for number, outcome in enumerate(outcomes):
+        for event in outcome.events:
+            if event["type"] == "anomaly":
+                severity[event["id"]] = event["severity"]
+                if event["state"] == "peak":
+                    peaks[number] = event["score"]
+        severities.append(None if outcome.event is None else severity[outcome.event])
+    return {
+        "status": [one.status for one in outcomes],
+        "score": np.array([one.score for one in outcomes], dtype=np.float64),
+        "tail_sum": np.array([one.tail_sum for one in outcomes], dtype=np.float64),
+        "flag": [one.flag for one in outcomes],
+        "event": pd.Series([one.event for one in outcomes], dtype=object).to_numpy(),
+        "severity": pd.Series(severities, dtype=object).to_numpy(),
+        "peak": peaks,
+    }
