@@ -56,6 +56,14 @@ def probation(rows: int) -> int:
     return min(int(rows * PROBATION), LONGEST_PROBATION)
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A file as it is. Raises ValueError where it is no table, or has no timestamp or no value."""
+    table = pd.read_csv(path)
+    if missing := {"timestamp", "value"} - set(table):
+        raise ValueError(f"it has no column {', '.join(sorted(missing))}")
+    return table
+
+
 def to_readings(table: pd.DataFrame) -> pd.DataFrame:
     """Readings of one sensor, one for each row of a file; a value or a time that is none is NaN."""
     times = pd.to_datetime(table["timestamp"], utc=True, errors="coerce")
@@ -103,9 +111,10 @@ def run(root: Path, out: Path, parameters: Any, told: str) -> tuple[int, float, 
     files = find_files(root)
     for number, name in enumerate(files, 1):
         started = perf_counter()
-        table = pd.read_csv(root / "data" / name)
-        if missing := {"timestamp", "value"} - set(table):
-            untrained.append(f"{name}: it has no column {', '.join(sorted(missing))}; left out")
+        try:
+            table = read_table(root / "data" / name)
+        except ValueError as error:  # pandas' own are among them
+            untrained.append(f"{name}: {error}; left out")
             continue
         readings = to_readings(table)
         scores = np.zeros(len(table))

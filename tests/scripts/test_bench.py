@@ -52,9 +52,11 @@ def test_a_corpus_is_found_and_files_that_cannot_be_trained_get_zeros(tmp_path: 
     (tmp_path / "in/data/kind").mkdir(parents=True)
     table = pd.DataFrame({"timestamp": pd.date_range("2024-01-01", periods=300, freq="5min"), "value": 7.0})
     table.to_csv(tmp_path / "in/data/kind/flat.csv", index=False)
+    (tmp_path / "in/data/kind/nothing.csv").touch()
     rows, _, untrained = NAB["run"](tmp_path / "in", tmp_path / "out", None, "events")
     result = pd.read_csv(tmp_path / "out/kind/flat.csv")
-    assert rows == 300 and len(untrained) == 1 and "constant" in untrained[0]
+    assert rows == 300 and ["constant" in one for one in untrained] == [True, False]
+    assert [path.name for path in (tmp_path / "out/kind").iterdir()] == ["flat.csv"]
     assert list(result) == ["timestamp", "value", "anomaly_score"]
     assert len(result) == 300 and (result["anomaly_score"] == 0).all()
 
