@@ -1,7 +1,8 @@
 """Readings of vehicles with sibling axle bearings, from a first-order thermal model, with injected faults.
 
-Each bearing follows tau dT/dt = ambient + rise * load - T (Newton's law of cooling, with friction
-heat in proportion to load). Siblings share their vehicle's load and ambient.
+Each bearing follows tau dT/dt = air + rise * load - T (Newton's law of cooling, with friction heat in
+proportion to load). Siblings share their vehicle's load and the air: season, weather, time of day.
+Each has its own rise, time constant, offset, share of the sun, and slow and quick noise.
 """
 
 from __future__ import annotations
@@ -12,21 +13,34 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.readings import format_time
 
-START = datetime(2026, 1, 5, tzinfo=UTC)
+NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 FAULTS = ("friction", "ramp", "spike", "stuck")
 
 _DAY_S = 86400
-_TAU_S = 2400.0
-_RISE_C = 34.0
 _FIRST_FAULT, _LAST_FAULT = 0.42, 0.97
 _FAULT_SHARE = _LAST_FAULT - _FIRST_FAULT
 _STEPS_PER_FAULT = 5
+
 _FIRST_SERVICE_H, _LAST_SERVICE_H = 5, 23
+_IDLE_DAYS = 1 / 12
+"""Share of the days that a vehicle stands."""
+_TRIP_S, _STOP_S = (1200, 4800), (300, 2400)
+_LOAD = (0.4, 1.0)
+
+_WEATHER_C, _WEATHER_S = 4.0, 3 * _DAY_S
+"""Standard deviation, and the time after which the weather has forgotten itself."""
+_TAU_S, _RISE_C = 2400.0, 28.0
+_TAU_SPREAD, _RISE_SPREAD = 0.08, 0.05
+_OFFSET_C, _SUN_C = 1.0, 0.6
+_DRIFT_C, _DRIFT_S = 0.5, 7200
+_NOISE_C = 0.25
+_RESOLUTION_C = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,8 @@ class Fleet:
     period_s: int = 300
     faults: int = 6
     seed: int = 0
+    start_day: int = 4
+    """Days after New Year at which the readings begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +78,7 @@ def simulate(out: Path, fleet: Fleet) -> tuple[int, list[Label]]:
     times, sensors, values, labels = make_readings(fleet)
     stamps = [format_time(time) for time in times.tolist()]
     rows = [
-        f"{stamp},{sensor},{value:.1f}\n"
+        f"{stamp},{sensor},{value:.2f}\n"
         for stamp, row in zip(stamps, values, strict=True)
         for sensor, value in zip(sensors, row.tolist(), strict=True)
     ]
@@ -75,75 +91,96 @@ def simulate(out: Path, fleet: Fleet) -> tuple[int, list[Label]]:
 
 
 def make_readings(fleet: Fleet) -> tuple[NDArray[np.float64], list[str], NDArray[np.float64], list[Label]]:
-    """Times (n,), sensor ids (m,), values (n, m) in C rounded to 0.1, and the labels of the faults."""
-    random = np.random.default_rng(fleet.seed)
+    """Times (n,), sensor ids (m,), values (n, m) in C in steps of 0.25, and the labels of the faults.
+
+    Outside the faults, values do not depend on them; a vehicle's do not depend on how many others there are.
+    """
+    air_random, fault_random, *randoms = np.random.default_rng(fleet.seed).spawn(2 + fleet.vehicles)
     count = fleet.days * _DAY_S // fleet.period_s
-    times = START.timestamp() + fleet.period_s * np.arange(count, dtype=np.float64)
-    ambient = _ambient(times, random)
-    sensors = []
-    columns = []
-    for vehicle in range(1, fleet.vehicles + 1):
-        load = _load(times, random)
-        for bearing in range(1, fleet.bearings + 1):
-            sensors.append(f"T{vehicle:02d}.axle{(bearing + 1) // 2}.{'left' if bearing % 2 else 'right'}")
-            rise = _RISE_C * (1 + 0.04 * random.standard_normal())
-            columns.append((load, rise))
+    seconds = fleet.start_day * _DAY_S + fleet.period_s * np.arange(count, dtype=np.float64)
+    times = NEW_YEAR.timestamp() + seconds
+    sensors = [
+        f"T{vehicle:02d}.axle{(bearing + 1) // 2}.{'left' if bearing % 2 else 'right'}"
+        for vehicle in range(1, fleet.vehicles + 1)
+        for bearing in range(1, fleet.bearings + 1)
+    ]
     friction = np.zeros((count, len(sensors)))
-    labels, after = _plan_faults(fleet, times, sensors, friction, random)
-    values = np.column_stack(
-        [_heat(ambient, load, rise, friction[:, number], fleet.period_s) for number, (load, rise) in enumerate(columns)]
+    labels, after = _plan_faults(fleet, times, sensors, friction, fault_random)
+    air = _air(seconds, fleet.period_s, air_random)
+    vehicles = np.split(friction, fleet.vehicles, axis=1)
+    values = np.hstack(
+        [_bearings(seconds, air, heat, fleet.period_s, random) for heat, random in zip(vehicles, randoms, strict=True)]
     )
-    values += 0.4 * random.standard_normal(values.shape)
+    values = np.round(values / _RESOLUTION_C) * _RESOLUTION_C
     for kind, number, span in after:
         if kind == "spike":
             values[span, number] += 60.0
         else:
             values[span, number] = values[span.start, number]
-    return times, sensors, values.round(1), labels
+    return times, sensors, values, labels
 
 
-def _ambient(times: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    """Air temperature: a daily cycle, warmest at 15:00, on weather that wanders about its mean from day to day."""
-    hours = (times - START.timestamp()) / 3600
-    days = np.arange(int(hours[-1] / 24) + 2)
-    weather = np.empty(len(days))
-    today = 0.0
-    for day in days:
-        today = 0.8 * today + 0.5 * random.standard_normal()
-        weather[day] = today
-    return np.asarray(12 + np.interp(hours / 24, days, weather) + 6 * np.cos((hours - 15) * (2 * np.pi / 24)))
+def _summer(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-1 in mid January, 1 in mid July; `seconds` since New Year here and below."""
+    return np.asarray(np.sin((seconds / _DAY_S - 110) * (2 * np.pi / 365)))
 
 
-def _load(times: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
-    """Load 0..1 of one vehicle: trips of half an hour to two hours with short stops, none at night."""
-    seconds = times - START.timestamp()
-    load = np.zeros(len(times))
-    at = 0.0
-    while at < seconds[-1]:
-        drive, stop = random.uniform(1800, 7200), random.uniform(600, 1800)
-        load[(seconds >= at) & (seconds < at + drive)] = random.uniform(0.6, 1.0)
-        at += drive + stop
+def _air(seconds: NDArray[np.float64], period_s: int, random: np.random.Generator) -> NDArray[np.float64]:
+    """Air temperature: season, a daily cycle that is warmest at 15:00, and weather."""
+    day = 5 * np.cos((seconds / _DAY_S - 15 / 24) * (2 * np.pi))
+    weather = _wandering((len(seconds), 1), _WEATHER_C, period_s / _WEATHER_S, random)[:, 0]
+    return np.asarray(10 + 10 * _summer(seconds) + day + weather)
+
+
+def _wandering(
+    shape: tuple[int, int], deviation: float, step: float, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """Columns of noise about 0 with this standard deviation that forget themselves at exp(-step) each row."""
+    keep = np.exp(-step)
+    pushes = deviation * np.sqrt(1 - keep * keep) * random.standard_normal(shape)
+    pushes[0] = deviation * random.standard_normal(shape[1])
+    return np.asarray(lfilter([1.0], [1.0, -keep], pushes, axis=0))
+
+
+def _load(seconds: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """Load 0..1 of one vehicle: trips with stops between them, none at night and on idle days."""
+    elapsed = seconds - seconds[0]
+    trips = int(elapsed[-1] / (_TRIP_S[0] + _STOP_S[0])) + 1
+    lengths = np.column_stack([random.uniform(*_TRIP_S, trips), random.uniform(*_STOP_S, trips)])
+    part = np.searchsorted(np.cumsum(lengths), elapsed, side="right")
+    load = np.where(part % 2 == 0, random.uniform(*_LOAD, trips)[np.minimum(part // 2, trips - 1)], 0.0)
     hour = seconds % _DAY_S / 3600
-    load[(hour < _FIRST_SERVICE_H) | (hour >= _LAST_SERVICE_H)] = 0.0
+    day = (seconds // _DAY_S - seconds[0] // _DAY_S).astype(int)
+    idle = random.random(day[-1] + 1) < _IDLE_DAYS
+    load[(hour < _FIRST_SERVICE_H) | (hour >= _LAST_SERVICE_H) | idle[day]] = 0.0
     return load
 
 
-def _heat(
-    ambient: NDArray[np.float64],
-    load: NDArray[np.float64],
-    rise: float,
+def _bearings(
+    seconds: NDArray[np.float64],
+    air: NDArray[np.float64],
     friction: NDArray[np.float64],
     period_s: int,
+    random: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Exact steps of the thermal model over each period, in which its inputs are constant."""
-    keep = np.exp(-period_s / _TAU_S)
-    goal = ambient + rise * load + friction
-    values = np.empty(len(goal))
-    value = goal[0]
-    for number, target in enumerate(goal):
-        value = target + (value - target) * keep
-        values[number] = value
+    """Temperatures (n, m) of one vehicle's bearings; `friction` (n, m) is the further rise that faults strive for."""
+    load = _load(seconds, random)
+    count = friction.shape[1]
+    rises = _RISE_C * (1 + _RISE_SPREAD * random.standard_normal(count))
+    taus = _TAU_S * (1 + _TAU_SPREAD * random.standard_normal(count))
+    offsets = _OFFSET_C * random.standard_normal(count)
+    sides = _SUN_C * random.standard_normal(count)
+    sun = np.maximum(np.sin((seconds / _DAY_S - 0.25) * (2 * np.pi)), 0) * (1 + 0.5 * _summer(seconds))
+    values = offsets + np.outer(sun, sides) + _wandering(friction.shape, _DRIFT_C, period_s / _DRIFT_S, random)
+    values += _NOISE_C * random.standard_normal(friction.shape)
+    for number, (rise, tau) in enumerate(zip(rises, taus, strict=True)):
+        values[:, number] += _heat(air + rise * load + friction[:, number], np.exp(-period_s / tau))
     return values
+
+
+def _heat(goal: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    """Exact steps of the thermal model over each period, in which its inputs are constant."""
+    return np.asarray(lfilter([1 - keep], [1.0, -keep], goal, zi=[keep * goal[0]])[0])
 
 
 def _plan_faults(

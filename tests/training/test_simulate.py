@@ -37,7 +37,8 @@ def test_each_fault_changes_its_sensor_in_its_time_and_nothing_else() -> None:
     assert {label.fault for label in labels} == set(FAULTS)
     before = times < min(label.start for label in labels)
     untouched = [number for number, name in enumerate(sensors) if name not in {label.sensor for label in labels}]
-    assert np.array_equal(calm[before][:, untouched].shape, faulty[before][:, untouched].shape)
+    assert untouched and np.array_equal(calm[:, untouched], faulty[:, untouched])
+    assert np.array_equal(calm[before], faulty[before])
     for label in labels:
         column = faulty[(times >= label.start) & (times <= label.end), sensors.index(label.sensor)]
         if label.fault == "stuck":
@@ -68,3 +69,23 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing was written"):
         simulate(tmp_path / "out.csv", Fleet(days=1))
     assert not (tmp_path / "out.csv").exists() and (tmp_path / "out.labels.csv").read_text() == "mine"
+
+
+def test_the_simulated_year_has_seasons_idle_days_and_steps_of_the_sensor() -> None:
+    times, _, values, _ = make_readings(Fleet(vehicles=1, bearings=8, days=364, faults=0, start_day=0))
+    months = values.reshape(13, -1).mean(axis=1)
+    assert months[6] > months[0] + 15 and np.array_equal(values * 4, np.round(values * 4))
+    swings = np.ptp(values.mean(axis=1).reshape(364, -1), axis=1)
+    assert 10 < (swings < swings.max() * 0.6).sum() < 60
+    winter = make_readings(Fleet(vehicles=1, bearings=8, days=30, faults=0, start_day=182))
+    assert winter[0][0] == times[0] + 182 * 86400 and winter[2].mean() > values[: 30 * 288].mean() + 15
+
+
+def test_bearings_of_one_vehicle_differ_by_their_own_level_and_rise() -> None:
+    _, _, values, _ = make_readings(Fleet(vehicles=1, bearings=8, days=60, faults=0))
+    assert 0.2 < np.median(values, axis=0).std() < 4 and 0.2 < np.quantile(values, 0.98, axis=0).std() < 4
+
+
+def test_a_vehicle_is_the_same_among_many_others() -> None:
+    alone, among = (make_readings(Fleet(vehicles=count, days=3, faults=0))[2] for count in (1, 5))
+    assert np.array_equal(alone, among[:, :4])
