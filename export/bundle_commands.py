@@ -17,14 +17,16 @@ from axlebox.runtime.commandline import json_option, printable, show
 @click.command()
 @click.argument("run", required=False)
 @key_option
+@click.option("--accept-missed-target", is_flag=True, help="Export though training missed its target of false alarms.")
 @json_option
-def export(run: str | None, places: tuple[str, ...], as_json: bool) -> None:
+def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool, as_json: bool) -> None:
     """Convert RUN (by default the latest) to ONNX, prove it equal, and pack a signed bundle in dist/.
 
     Signed with the keys in keys/ and those given with --key; `axlebox approve` adds what is
-    missing. Exit 50, and no bundle, where one flag differs from scikit-learn's.
+    missing. Exit 50, and no bundle, where one flag differs from scikit-learn's, or where the
+    training says that it did not reach its target of false alarms.
     """
-    from axlebox.export.build import export_run
+    from axlebox.export.build import export_run, require_target
     from axlebox.export.signing import load_signers
     from axlebox.training.run import load_parameters
     from axlebox.training.runs import open_run
@@ -33,6 +35,8 @@ def export(run: str | None, places: tuple[str, ...], as_json: bool) -> None:
     workspace = find_workspace(Path.cwd())
     settings = load_parameters(workspace).bundle
     found = open_run(workspace.runs, run)
+    if not accept_missed_target:
+        require_target(found)
     signers = load_signers(workspace, places, ask_secret)
     done = export_run(workspace, found, settings, signers, say=lambda line: None if as_json else click.echo(line))
     size = done.path.stat().st_size

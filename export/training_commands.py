@@ -90,6 +90,7 @@ def train(params: tuple[str, ...], as_json: bool) -> None:
     """Run the four pipelines, as `kedro run` does, and record the run."""
     from axlebox.training.run import parse_params
     from axlebox.training.run import train as run_pipelines
+    from axlebox.training.summary import detector_rows
     from axlebox.training.workspace import find_workspace
 
     run = run_pipelines(find_workspace(Path.cwd()), parse_params(params))
@@ -101,5 +102,6 @@ def train(params: tuple[str, ...], as_json: bool) -> None:
         as_json,
         f"run {record.lineage.run}: trained on {facts['train_readings']}, held out {facts['test_readings']} readings",
         f"  {facts['flags']} flagged" + (f" ({rate:.1f} a sensor-day)" if rate else "") + f", {facts['events']} events",
+        *(f"  {name}: {text}" for kind, one in facts["detectors"].items() for name, text in detector_rows(kind, one)),
         f"  report {run.folder / 'report.html'}",
     )

@@ -15,6 +15,10 @@ class Alarm(Protocol):
     """The anomaly events of one sensor."""
 
     severity: Severity
+    highest: float
+    """Highest sum of tails since it was raised."""
+    best: float
+    """Highest score of the peak that was collected last."""
 
     def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
         """Take the next reading's answers (time in seconds); what is to be told of the event, if anything."""
@@ -24,6 +28,9 @@ class FlagAlarm:
     """Raised with the first flag, cleared with the first reading that has none."""
 
     severity: Severity = "mild"  # a forest of raw values saturates: it cannot tell a bit outside from far outside
+
+    highest = 0.0
+    best = 0.0
 
     def __init__(self) -> None:
         self._raised = False
@@ -47,8 +54,9 @@ class RuledAlarm:
         self._raised = False
         self._collected = 0
         """Readings since a peak began; 0 while none is being collected."""
-        self._best = self._told = 0.0
+        self.best = self._told = 0.0
         self._told_until = 0.0
+        self.highest = 0.0
         self.severity: Severity = "mild"
 
     def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
@@ -62,21 +70,24 @@ class RuledAlarm:
             if not extreme and self._recent.bit_count() < rules.need:
                 return None
             self._raised, self.severity = True, "extreme" if extreme else "mild"
-            self._collected, self._best = 1, score
+            self.highest = suspicion.tail_sum
+            self._collected, self.best = 1, score
             return "raised"
+        self.highest = max(self.highest, suspicion.tail_sum)
         if extreme and self.severity == "mild":
             self.severity = "extreme"
-            return self._tell(time, max(score, self._best))
+            return self._tell(time, max(score, self.best))
         if self._collected:
             self._collected += 1
-            self._best = max(score, self._best)
-            return self._tell(time, self._best) if self._collected > rules.collect else None
+            self.best = max(score, self.best)
+            return self._tell(time, self.best) if self._collected > rules.collect else None
         if flag and (score > self._told or time > self._told_until):
-            self._collected, self._best = 1, score
+            self._collected, self.best = 1, score
         return None
 
     def _tell(self, time: float, score: float) -> State:
-        self._collected, self._told, self._told_until = 0, score, time + self._rules.hold_s
+        self._collected, self.best, self._told = 0, score, score
+        self._told_until = time + self._rules.hold_s
         return "peak"
 
 

@@ -13,6 +13,8 @@ _LEVEL, _HOURS, _OFFSET = 1, 2, 4
 _SIBLING = FEATURES.index("sibling")
 _INSIDE = 0.05
 """A baseline has left its bound again when it is this share of the way between the bounds inside it."""
+_SETTLED = 0.1
+"""A distance from siblings says something once it was learnt for this share of its time."""
 
 
 class Move(NamedTuple):
@@ -139,7 +141,11 @@ class Baselines:
             mean = self._offset
             mean = mean + seconds / known * (distance - mean) if seconds < known else distance
             self._offset = mean
-            if bound and not -bound * (1.0 - _INSIDE) < mean < bound * (1.0 - _INSIDE):
+            if (
+                bound
+                and known >= _SETTLED * c.offset_s
+                and not -bound * (1.0 - _INSIDE) < mean < bound * (1.0 - _INSIDE)
+            ):
                 drifted |= _OFFSET
         self.drifted = drifted
         self._look_back(level if bounded else scaled, seconds)

@@ -91,7 +91,10 @@ class Detector:
         deviation = None
         if group is not None and self._siblings is not None:
             deviation = self._siblings.deviation(group, reading.sensor, reading.time, reading.value)
-        return sensor.update(reading, deviation, seen <= self.spec.warmup), sensor
+        row = sensor.update(reading, deviation, seen <= self.spec.warmup)
+        if group is not None and self._siblings is not None:
+            self._siblings.suspect(group, reading.sensor, sensor.suspicion is not None)
+        return row, sensor
 
     def warming(self, sensor: str) -> bool:
         """Whether the latest reading of a sensor still belongs to its warm-up."""
@@ -382,6 +385,8 @@ class Monitor:
             outcome.events += (event,)
         elif state is not None:
             event = {**self._anomaly(one, detector, alarm), "id": self._raised[sensor]["id"], "state": state}
+            if state == "peak":
+                event["score"] = alarm.best
             outcome.events += (event,)
         if state == "cleared":
             del self._raised[sensor]
@@ -404,7 +409,7 @@ class Monitor:
             "value": outcome.value,
             "score": outcome.score,
             "threshold": spec.threshold,
-            **_tail_sum(one.suspicion, spec),
+            **({} if spec.events is None else {"tail_sum": alarm.highest, "extreme_at": spec.events.extreme_at}),
             "why": _reasons(one, detector),
             "action": self._contract.kinds[spec.kind].action,
             "bundle": asdict(self._origin),
@@ -413,12 +418,6 @@ class Monitor:
 
 _ENDED: dict[str, Any] = {"state": "cleared", "value": None, "score": None, "why": []}
 """What an anomaly event says at its end where no reading is its cause."""
-
-
-def _tail_sum(suspicion: Suspicion | None, spec: DetectorSpec) -> dict[str, float | None]:
-    if spec.events is None:
-        return {}
-    return {"tail_sum": None if suspicion is None else suspicion.tail_sum, "extreme_at": spec.events.extreme_at}
 
 
 def _reasons(one: _Waiting, detector: Detector) -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 class _Latest:
     """The last two readings of a sensor."""
 
-    __slots__ = ("before", "before_value", "time", "value")
+    __slots__ = ("before", "before_value", "suspected", "time", "value")
 
     def __init__(self, time: float, value: float) -> None:
         self.time = self.before = time
         self.value = self.before_value = value
+        self.suspected = False
 
 
 class Siblings:
@@ -28,7 +29,9 @@ class Siblings:
     def deviation(self, group: str, sensor: str, time: float, value: float) -> float | None:
         """Take a reading; returns the sensor's reading before, minus the median of its siblings then.
 
-        None where there is none before, or fewer than two siblings.
+        Siblings that are suspected of something are left out, as long as two others remain: one hot
+        bearing must not make the cool ones look cold. None where there is none before, or fewer than
+        two siblings.
         """
         members = self._groups.get(group)
         if members is None:
@@ -41,22 +44,29 @@ class Siblings:
         own.before, own.before_value = moment, was
         own.time, own.value = time, value
         fresh = self._fresh_s
-        values = []
+        values: list[float] = []
+        suspected: list[float] = []
         for other in members.values():
             if other is own:
                 continue
             away, away_before = abs(other.time - moment), abs(other.before - moment)
             if away <= away_before:
                 if away <= fresh:
-                    values.append(other.value)
+                    (suspected if other.suspected else values).append(other.value)
             elif away_before <= fresh:
-                values.append(other.before_value)
+                (suspected if other.suspected else values).append(other.before_value)
+        if len(values) < 2:
+            values += suspected
         count = len(values)
         if count < 2:
             return None
         values.sort()
         middle = count >> 1
         return was - (values[middle] if count & 1 else 0.5 * (values[middle - 1] + values[middle]))
+
+    def suspect(self, group: str, sensor: str, suspected: bool) -> None:
+        """Say whether something is suspected of a sensor that has reported."""
+        self._groups[group][sensor].suspected = suspected
 
     def forget(self, group: str, sensor: str) -> None:
         """Another sensor answers to this id from now on."""

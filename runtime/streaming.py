@@ -120,7 +120,10 @@ class Streaming:
         if self._time is None:
             jump, seconds = 0.0, c.period_s
         else:
-            jump, seconds = scaled - self._scaled, min(time - self._time, c.gap_s)
+            jump, seconds = scaled - self._scaled, time - self._time
+            if seconds > c.period_s:  # readings were lost: what passed meanwhile is no jump
+                jump *= c.period_s / seconds
+                seconds = min(seconds, c.gap_s)
         self._time, self._scaled = time, scaled
         hour = int(time // _HOUR_S % 24.0) if c.hour_of_day and time >= c.clock_from else -1
         return Move(scaled, jump, None if deviation is None or not c.siblings else deviation / c.scale, seconds, hour)

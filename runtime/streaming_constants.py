@@ -10,12 +10,12 @@ from typing import NamedTuple
 from axlebox.firmware_bundle.errors import Malformed
 
 FEATURES = ("jump", "season", "outside", "sibling", "sibling_slow", "value")
-"""jump: from the reading before. season: slow mean of the distance from what is usual at this hour of day.
-outside: distance from the range of the latest readings. sibling: distance from the siblings' median, less the
-sensor's own usual one. sibling_slow: its slow mean. value: distance from the training's median."""
+"""jump: from the reading before, in one period. season: slow mean of the distance from what is usual at this hour
+of day. outside: distance from the range of the latest readings. sibling: distance from the siblings' median, less
+the sensor's own usual one. sibling_slow: its slow mean. value: distance from the training's median."""
 
 _SIDES = ("up", "down")
-_MAY_BE_ZERO = frozenset({"siblings", "hour_of_day", "compressed", "offset_bound"})
+_MAY_BE_ZERO = frozenset({"siblings", "hour_of_day", "offset_bound"})
 _MAY_BE_ANY = frozenset({"median", "lowest", "highest", "warm_at", "clock_from"})
 MAX_BLOCKS = 100
 
@@ -85,8 +85,6 @@ class Scalars:
     """So long without suspicion, the shadow is thrown away."""
     tail_s: float
     """How fast the shadow's tails follow."""
-    compressed: float
-    """1: features are compressed before their tails are measured (tails.compress)."""
 
 
 SCALARS = tuple(field.name for field in fields(Scalars))

@@ -17,10 +17,7 @@ from axlebox.runtime.streaming_constants import Constants
 
 SHARE = 0.02
 """Share of the training rows beyond a level, per side."""
-_LOWEST = -0.9
-_SLOPE = 0.3
-"""Below its level a feature's number in the row falls with this slope, down to _LOWEST."""
-CAP = 25.0
+CAP = 100.0
 """Beyond this y, a row shows no difference; the sum of tails does."""
 _EXCESS_CAP = 5.0
 """One reading counts at most so many mean excesses when a running tail learns."""
@@ -28,15 +25,15 @@ _SMALLEST = 0.05
 """A running mean excess stays above this share of the trained one."""
 
 
-def compress(z: float) -> float:
-    """About z below 1 and ever slower above, by roots alone: 8 ((z + sqrt(1 + z^2))^(1/8) - 1)."""
-    return 8.0 * (sqrt(sqrt(sqrt(z + sqrt(1.0 + z * z)))) - 1.0)
+def squash(y: float) -> float:
+    """What a row shows of y above 0: 2 (sqrt(1 + y) - 1), y itself near 0 and ever less beyond."""
+    return 2.0 * (sqrt(1.0 + y) - 1.0)
 
 
 class Tails:
     """The tails of all features of one sensor, as trained; they never move."""
 
-    __slots__ = ("_absent", "_compressed", "_excess", "_level", "_scale", "_size")
+    __slots__ = ("_absent", "_excess", "_level", "_scale", "_size")
 
     def __init__(self, constants: Constants) -> None:
         flat = [side for pair in constants.sides for side in pair]
@@ -44,16 +41,14 @@ class Tails:
         self._level = [one.level for one in flat]
         self._excess = [one.excess for one in flat]
         self._absent = constants.absent
-        self._compressed = bool(constants.compressed)
         self._size = len(constants.sides)
 
     def measure(self, values: Sequence[float | None], beyond: list[float], row: list[float]) -> float:
         """The sum of tails of one reading's features; None where a feature has no number.
 
-        Fills `beyond` with y for each feature, and `row` with the same squashed for the forest.
+        Fills `beyond` with y for each feature, and `row` with the same squashed for the forest, 0 where normal.
         """
         level, excess, scale = self._level, self._excess, self._scale
-        compressed = self._compressed
         total = 0.0
         for number in range(self._size):
             value = values[number]
@@ -65,16 +60,13 @@ class Tails:
             if value < 0.0:
                 side += 1
                 value = -value
-            z = value / scale[side]
-            if compressed:
-                z = 8.0 * (sqrt(sqrt(sqrt(z + sqrt(1.0 + z * z)))) - 1.0)
-            y = (z - level[side]) / excess[side]
+            y = (value / scale[side] - level[side]) / excess[side]
             beyond[number] = y
             if y > 0.0:
                 total += y
-                row[number] = 8.0 * (sqrt(sqrt(sqrt(1.0 + (y if y < CAP else CAP)))) - 1.0)
+                row[number] = squash(y if y < CAP else CAP)
             else:
-                row[number] = _SLOPE * y if y > _LOWEST / _SLOPE else _LOWEST
+                row[number] = 0.0
         return total
 
 

@@ -33,11 +33,10 @@ Scores = NDArray[np.float64]
 
 
 def settings(seed: int, trees: int) -> dict[str, Any]:
-    """The one setting for every file: the defaults, with the scales for heavy tails, and a day in every stream."""
+    """The one setting for every file: the defaults."""
     return {
         "bundle": {"name": "bench"},
         "feature_set": "streaming",
-        "streaming": {"compressed": True, "hour_of_day": True},
         "forest": {"n_estimators": trees, "random_state": seed},
     }
 

@@ -1,22 +1,22 @@
 """Simple detectors to measure the forest against, each calibrated on training readings to the same target.
 
 Frames have the columns time (POSIX seconds), sensor and value, in order of time; readings of one moment
-bear one time. A target is false alarms in a sensor-day; an alarm is a run of readings above the level,
-with less than an hour between them. What each detector looks at is a function of its own, vectorised:
-a million readings take seconds.
+bear one time. A target is false alarms in a sensor-day. What each detector looks at is a function of its
+own, vectorised: a million readings take seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import Contract
+from axlebox.training.threshold import fit_tailing
 
 Numbers = NDArray[np.float64]
 Signal = Callable[[pd.DataFrame, Contract], Numbers]
@@ -24,11 +24,6 @@ Signal = Callable[[pd.DataFrame, Contract], Numbers]
 
 DAY_S = 86400.0
 FAST_S, SLOW_S = 2400.0, DAY_S
-_JOIN_S = 3600.0
-_KEEP = 0.02
-"""Share of the readings that make the tail."""
-_TOP = 60
-"""Fewest clusters that make the tail of a long tail."""
 
 
 class Baseline(Protocol):
@@ -37,26 +32,16 @@ class Baseline(Protocol):
         ...
 
 
-class Level(NamedTuple):
-    """A level on a signal, and the exponential tail that it was extrapolated on."""
-
-    level: float
-    mean_excess: float
-    base: float
-    clusters_per_day: float
-    """Above the base, in a sensor-day."""
-
-
 @dataclass(frozen=True, slots=True)
 class TailAlarm:
     """Alarms where its signal is above the level."""
 
     signal: Signal
     contract: Contract
-    tail: Level
+    level: float
 
     def alarm(self, frame: pd.DataFrame) -> NDArray[np.bool_]:
-        return np.asarray(self.signal(frame, self.contract) > self.tail.level)
+        return np.asarray(self.signal(frame, self.contract) > self.level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +95,11 @@ def ewma(frame: pd.DataFrame, contract: Contract) -> Numbers:
         own = times[index]
         stamps = pd.DatetimeIndex(pd.to_datetime(own, unit="s"))
         fast, slow = (
-            values.iloc[index].ewm(halflife=pd.Timedelta(seconds=tau * np.log(2)), times=stamps).mean().to_numpy()
+            # pandas' stubs know neither a time as half-life nor an index as times.
+            values.iloc[index]
+            .ewm(halflife=pd.Timedelta(seconds=tau * np.log(2)), times=stamps)  # type: ignore[arg-type]
+            .mean()
+            .to_numpy()
             for tau in (FAST_S, SLOW_S)
         )
         out[index] = np.where(own - own[0] < SLOW_S, 0.0, np.abs(fast - slow))
@@ -155,43 +144,14 @@ def column(name: str) -> Signal:
 SIGNALS: Mapping[str, Signal] = {"limit": limit, "ewma": ewma, "sibling": sibling}
 
 
-def clusters(signal: Numbers, above: float, frame: pd.DataFrame) -> Numbers:
-    """Highest value of each run of a sensor's readings above a level with less than an hour between them."""
-    rows = np.flatnonzero(signal > above)
-    if not len(rows):
-        return np.zeros(0)
-    sensors = pd.factorize(frame["sensor"])[0][rows]
-    order = np.argsort(sensors, kind="stable")
-    rows, sensors = rows[order], sensors[order]
-    apart = np.diff(frame["time"].to_numpy()[rows]) >= _JOIN_S
-    begins = np.flatnonzero(np.concatenate([[True], apart | (np.diff(sensors) != 0)]))
-    return np.asarray(np.maximum.reduceat(signal[rows], begins))
-
-
 def sensor_days(frame: pd.DataFrame) -> float:
     """Readings times their usual interval, so that time without readings does not count."""
     intervals = frame.groupby("sensor")["time"].diff()
     return float(len(frame) * intervals.median() / DAY_S)
 
 
-def level_for(signal: Numbers, frame: pd.DataFrame, target_per_day: float) -> Level:
-    """The level that a signal passes `target_per_day` times in a sensor-day, by a robust exponential tail.
-
-    level = base + mean_excess * ln(clusters_per_day / target_per_day), never below the base. The base is
-    the signal's 98 % quantile; where more than 600 clusters pass it, the base is raised so that the top
-    5 % of them pass, at least 60 and as many as the target allows: the slope of the tail, not of the bulk.
-    Training readings are contaminated, so mean_excess is the mean of min(e, 5 median(e) / ln 2) over the
-    clusters' excesses e.
-    """
-    base = float(np.quantile(signal, 1 - _KEEP))
-    excess = np.sort(clusters(signal, base, frame)) - base
-    if not len(excess):
-        return Level(base, 0.0, base, 0.0)
+def level_for(signal: Numbers, frame: pd.DataFrame, target_per_day: float) -> float:
+    """The level that a signal passes `target_per_day` times in a sensor-day, as the streaming detector's own."""
     days = sensor_days(frame)
-    top = max(_TOP, len(excess) // 20, int(target_per_day * days))
-    if len(excess) > max(10 * _TOP, top):
-        cut = excess[-top - 1]
-        excess, base = excess[excess > cut] - cut, base + float(cut)
-    mean = float(np.minimum(excess, 5 * np.median(excess) / np.log(2)).mean())
-    rate = len(excess) / days
-    return Level(base + mean * max(float(np.log(rate / target_per_day)), 0.0), mean, base, rate)
+    series = [signal[index] for index in frame.groupby("sensor").indices.values()]
+    return fit_tailing(series, days, target_per_day * days).level(target_per_day)

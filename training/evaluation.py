@@ -16,7 +16,8 @@ CONFIDENCE = 0.95
 _NEAR = 3.0
 """Mean excesses beyond the threshold that 19 in 20 false alarms stay within, by the tail that it was taken from."""
 _LEAST_CLUSTERS = 10
-"""Fewer make no slope that could be extrapolated."""
+_SEEN = 0.5
+"""Fewer clusters make no slope to extrapolate on, where training expects fewer false alarms than this of itself."""
 
 
 def upper_bound(events: int, exposure: float) -> float | None:
@@ -69,6 +70,11 @@ def evaluate(
     }
 
 
+def target_problems(facts: Mapping[str, Any]) -> list[str]:
+    """Why the targets of an evaluation are not reached, a line for each kind; none where all are."""
+    return [f"{kind}: {one['target_problem']}" for kind, one in facts["detectors"].items() if one.get("target_problem")]
+
+
 def exposure_days(seen: pd.DataFrame) -> float:
     """Sensor-days that were watched: past the warm-up, and not from one era's last reading to the next one's first."""
     times = seen[seen["status"] == OK].groupby(["sensor", "era"])["time"]
@@ -94,10 +100,10 @@ def _check(seen: pd.DataFrame, chosen: Mapping[str, Any], spec: DetectorSpec) ->
                 f"{near} events near the threshold in {days:.1f} held-out sensor-days prove more than "
                 f"{proved:.3g} a day, the target is {target:.3g}"
             )
-        elif chosen["clusters"] < _LEAST_CLUSTERS:
+        elif chosen["clusters"] < _LEAST_CLUSTERS and target * chosen["training_sensor_days"] < _SEEN:
             problem = (
-                f"only {chosen['clusters']} excursions in training, at least {_LEAST_CLUSTERS} are needed to "
-                f"extrapolate to {target:.3g} a day"
+                f"only {chosen['clusters']} excursions in {chosen['training_sensor_days']:.1f} sensor-days of "
+                f"training, at least {_LEAST_CLUSTERS} are needed to extrapolate to {target:.3g} a day"
             )
     return {
         **chosen,

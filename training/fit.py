@@ -80,7 +80,10 @@ def make_rows(
         if parameters.feature_set == "value":
             made.append(_value_rows(series, DetectorSpec(kind, model, FeatureSet("value", 1), 0.0), parameters))
         else:
-            prepared = prepare(series, periods[kind], parameters.streaming, progress)
+            try:
+                prepared = prepare(series, periods[kind], parameters.streaming, progress)
+            except Malformed as error:
+                raise Malformed(f"sensors of kind {kind}: {error}") from error
             per_day = target_per_sensor_day(parameters.threshold, contract, kind)
             thresholds = _Thresholds(prepared, per_day, parameters.threshold.contamination, progress)
             made.append(thresholds.feature_rows(kind, model, parameters.streaming))
@@ -150,7 +153,7 @@ class _Thresholds:
     def _set_level(self, spans: Sequence[Replayed]) -> None:
         sums = [one.tail_sum for one in spans if len(one.tail_sum)]
         days = self._prepared.days
-        self._tailing: Tailing = fit_tailing(sums, days)
+        self._tailing: Tailing = fit_tailing(sums, days, self._per_day * days)
         if self._contamination is not None:
             level = max(float(np.quantile(np.concatenate(sums), 1 - self._contamination)), _SUSPECT_LEAST)
         else:

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
 
 
-def check_contract(temperature_database: Checked) -> tuple[pd.DataFrame, dict[str, Any]]:
-    return frames.to_frame(temperature_database.stream, temperature_database.statuses), steps.data_quality(
-        temperature_database
-    )
+def check_contract(temperature_database: Checked, parameters: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    steps.refuse_bad_data(temperature_database, check(parameters).most_held_back)
+    frame = frames.to_frame(temperature_database.stream, temperature_database.statuses)
+    return frame, steps.data_quality(temperature_database)
 
 
 def train_test_split(readings: pd.DataFrame, parameters: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -46,14 +46,14 @@ class StreamingParameters(Struct, frozen=True, forbid_unknown_fields=True):
     slow: PositiveNumber = 100
     hour: PositiveNumber = 36
     hour_of_day: bool | None = None
-    """None: where every sensor's readings cover three days."""
+    """None: where every sensor's readings cover two days."""
     block: PositiveNumber = 50
     blocks: Annotated[int, Meta(ge=1, le=100)] = 15
     """A number of blocks."""
     sibling: PositiveNumber = 144
     sibling_back: Annotated[float, Meta(ge=1)] = 4
     """A factor."""
-    sibling_fresh: PositiveNumber = 1.5
+    sibling_fresh: PositiveNumber = 0.6
     offset: PositiveNumber = 8640
     gap: PositiveNumber = 20
     restart: PositiveNumber = 50
@@ -62,7 +62,6 @@ class StreamingParameters(Struct, frozen=True, forbid_unknown_fields=True):
     tail: PositiveNumber = 6000
     warmup: Annotated[int, Meta(ge=2)] = 300
     """Readings."""
-    compressed: bool = False
     need: Annotated[int, Meta(ge=1, le=62)] = 3
     of: Annotated[int, Meta(ge=1, le=62)] = 5
     """`need` of the last `of` readings must be flagged for a mild event."""
@@ -87,6 +86,22 @@ class ThresholdParameters(Struct, frozen=True, forbid_unknown_fields=True):
     sensors_per_vehicle: Annotated[int, Meta(ge=1)] | None = None
     """None: as many as the contract's largest group has of the kind, or 1."""
 
+    def __post_init__(self) -> None:
+        ways = (
+            self.target_false_alarms_per_day,
+            self.target_false_alarms_per_1000_hours,
+            self.contamination,
+            self.cost_false_alarm,
+        )
+        if sum(one is not None for one in ways) > 1:
+            raise ValueError(
+                "a threshold has one target, per day, per 1000 hours, by contamination or by cost: "
+                "set the others to null"
+            )
+        costs = (self.cost_false_alarm, self.cost_missed_fault, self.faults_per_year)
+        if None in costs and any(one is not None for one in costs):
+            raise ValueError("cost_false_alarm, cost_missed_fault and faults_per_year are only useful together")
+
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     bundle: BundleParameters
@@ -95,6 +110,8 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the training rows that the forest of the feature set `value` is made to flag."""
     streaming: StreamingParameters = StreamingParameters()
     threshold: ThresholdParameters = ThresholdParameters()
+    most_held_back: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    """Share of the readings that may break the contract; more, and nothing is trained."""
     train_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.8
     """Share of the readings, first in time, that training sees."""
     forest: ForestParameters = ForestParameters()

@@ -166,14 +166,14 @@ def _bearings(
     """Temperatures (n, m) of one vehicle's bearings; `friction` (n, m) is the further rise that faults strive for."""
     load = _load(seconds, random)
     count = friction.shape[1]
-    rises = _RISE_C * (1 + _RISE_SPREAD * random.standard_normal(count))
-    taus = _TAU_S * (1 + _TAU_SPREAD * random.standard_normal(count))
+    rises = _RISE_C * (1 + _RISE_SPREAD * np.asarray(random.standard_normal(count)))
+    taus = _TAU_S * (1 + _TAU_SPREAD * np.asarray(random.standard_normal(count)))
     offsets = _OFFSET_C * random.standard_normal(count)
     sides = _SUN_C * random.standard_normal(count)
     sun = np.maximum(np.sin((seconds / _DAY_S - 0.25) * (2 * np.pi)), 0) * (1 + 0.5 * _summer(seconds))
     values = offsets + np.outer(sun, sides) + _wandering(friction.shape, _DRIFT_C, period_s / _DRIFT_S, random)
     values += _NOISE_C * random.standard_normal(friction.shape)
-    for number, (rise, tau) in enumerate(zip(rises, taus, strict=True)):
+    for number, (rise, tau) in enumerate(zip(rises.tolist(), taus.tolist(), strict=True)):
         values[:, number] += _heat(air + rise * load + friction[:, number], np.exp(-period_s / tau))
     return values
 

@@ -37,6 +37,20 @@ def data_quality(checked: Checked) -> dict[str, Any]:
     }
 
 
+def refuse_bad_data(checked: Checked, most_held_back: float) -> None:
+    """Raise Malformed where more than this share of the readings break the contract."""
+    unused = len(checked.invalid)
+    share = unused / max(1, unused + len(checked))
+    if share > most_held_back:
+        held = ", ".join(f"{count} {status}" for status, count in held_back(checked.invalid).items())
+        first = checked.invalid[0]
+        raise Malformed(
+            f"{share:.1%} of the readings break the contract, most_held_back is {most_held_back:.1%}"
+            f"{f': {held}' if held else ''}; {first.file}, line {first.line}: {first.reason}. "
+            "DO: correct the contract or the readings"
+        )
+
+
 def split_by_time(readings: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The first `fraction` of the readings in time, and the rest; no moment is in both.
 

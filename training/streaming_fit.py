@@ -20,7 +20,7 @@ NEVER = 1e300
 """A sum of tails that no reading reaches."""
 LEAST_READINGS = 50
 """So few, past the warm-up, have one reading beyond a tail's level of 2 %."""
-_DAYS_FOR_HOURS = 3.0
+_DAYS_FOR_HOURS = 2.0
 _STEPPED = ("jump", "outside", "sibling", "value")
 """These move in steps of the sensor's resolution; the others are means."""
 _SHRINK = 20.0
@@ -63,7 +63,7 @@ def prepare(series: list[Series], period: float, settings: StreamingParameters, 
         for one, warmup in zip(replay(series, constants, warmups, "features", progress), warmups, strict=True)
     ]
     resolution = _resolution(series) / constants.scale
-    sides = _fit_tails(np.concatenate(spans), resolution, constants)
+    sides = _fit_tails(np.concatenate(spans), resolution)
     return Prepared(series, warmups, replace(constants, sides=sides), settings.warmup)
 
 
@@ -117,7 +117,6 @@ def _first_constants(series: Sequence[Series], settings: StreamingParameters, pe
         calm_s=settings.calm * period,
         shadow_s=settings.shadow * period,
         tail_s=settings.tail * period,
-        compressed=float(settings.compressed),
         sides=((nothing, nothing),) * len(FEATURES),
         absent=(0.0,) * len(FEATURES),
     )
@@ -134,16 +133,15 @@ def _resolution(series: Sequence[Series]) -> float:
     return float(np.percentile(np.diff(known), 20)) if len(known) > 1 else 0.0
 
 
-def _fit_tails(values: Numbers, resolution: float, constants: Constants) -> tuple[tuple[Tail, Tail], ...]:
+def _fit_tails(values: Numbers, resolution: float) -> tuple[tuple[Tail, Tail], ...]:
     """Scale, level and mean excess of each feature, up and down."""
     sides = []
     for number, feature in enumerate(FEATURES):
         column = values[:, number]
         column = column[~np.isnan(column)]
-        step = resolution if feature in _STEPPED else 0.0
         if len(column):
-            both = _Both(column, bool(constants.compressed))
-            sides.append((both.side(column, step), both.side(-column, step)))
+            both = _Both(column, resolution, feature in _STEPPED)
+            sides.append((both.side(column), both.side(-column)))
         else:
             sides.append((Tail(1.0, 1.0, 1.0), Tail(1.0, 1.0, 1.0)))
     return tuple(sides)
@@ -152,46 +150,39 @@ def _fit_tails(values: Numbers, resolution: float, constants: Constants) -> tupl
 class _Both:
     """A feature without its sign, on which a side with few rows leans."""
 
-    def __init__(self, column: Numbers, compressed: bool) -> None:
+    def __init__(self, column: Numbers, resolution: float, stepped: bool) -> None:
+        """`resolution` of the sensor, scaled; `stepped`: the feature moves in steps of it, and is no mean."""
         size = np.abs(column)
-        self._compressed = compressed
+        self._resolution = resolution
+        self._stepped = stepped
         self._spread = 0.25 * float(column.std())
         self._scale = max(float(np.percentile(size, 90)), self._spread, 1e-3)
-        scaled = self._scaled(size, self._scale)
+        scaled = size / self._scale
         level = np.quantile(scaled, 1 - SHARE)
         self._excess = robust_mean(scaled[scaled > level] - level)
 
-    def side(self, column: Numbers, step: float) -> Tail:
-        """The tail of the positive values; `step` is the sensor's resolution, scaled."""
+    def side(self, column: Numbers) -> Tail:
+        """The tail of the positive values. Less than half the sensor's resolution is never a whole mean excess."""
         values = np.maximum(column, 0.0)
         positive = values[values > 0]
         weight = len(positive) / (len(positive) + 10 * _SHRINK)
         scale = weight * (float(np.percentile(positive, 90)) if len(positive) else 0.0) + (1 - weight) * self._scale
-        scale = max(scale, min(self._spread, self._scale), 1e-3, step)
-        scaled = self._scaled(values, scale)
+        scale = max(scale, min(self._spread, self._scale), 1e-3, self._resolution if self._stepped else 0.0)
+        scaled = values / scale
         level = float(np.quantile(scaled, 1 - SHARE))
         rare = len(positive) >= _RARE
         if rare and len(positive) < 2 * SHARE * len(values):
             level = max(level, float(np.median(scaled[values > 0])))
         beyond = scaled > level
-        if step and beyond.any():  # between two values that the sensor can report
+        if self._stepped and self._resolution and beyond.any():  # between two values that the sensor can report
             level = 0.5 * (level + float(scaled[beyond].min()))
             beyond = scaled > level
         count = int(beyond.sum())
         excess = (count * robust_mean(scaled[beyond] - level) + _SHRINK * self._excess) / (count + _SHRINK)
-        first = float(values[beyond].min()) / scale if count else 1.0
-        one_step = self._scaled(np.array([first, first + step / scale]), 1.0)
-        excess = max(excess, _SMALLEST_EXCESS, 0.5 * float(one_step[1] - one_step[0]))
+        excess = max(excess, _SMALLEST_EXCESS, 0.5 * self._resolution / scale)
         if rare:  # the level that a tail with this mean has where SHARE of the rows lie beyond it
             level += excess * float(np.log(min(max(count, 1) / len(values) / SHARE, 1.0)))
-        return Tail(scale, level, excess)
-
-    def _scaled(self, values: Numbers, scale: float) -> Numbers:
-        """As tails.Tails does it."""
-        z = values / scale
-        if not self._compressed:
-            return z
-        return np.asarray(8.0 * (np.sqrt(np.sqrt(np.sqrt(z + np.sqrt(1.0 + z * z)))) - 1.0))
+        return Tail(scale, max(level, 0.0), excess)  # nothing is no news
 
 
 def robust_mean(excesses: Numbers) -> float:

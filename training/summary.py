@@ -36,14 +36,14 @@ def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Training readings", f"{facts['train_readings']:,}"),
         ("Held-out readings", f"{facts['test_readings']:,} of {facts['sensors']} sensors"),
         ("Held-out exposure", f"{facts['exposure_sensor_days']:.1f} sensor-days"),
-        *(row for kind, one in facts["detectors"].items() for row in _detector_rows(kind, one)),
+        *(row for kind, one in facts["detectors"].items() for row in detector_rows(kind, one)),
         ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
         ("Events", f"{facts['events']:,}"),
         *_gate_rows(facts),
     ]
 
 
-def _detector_rows(kind: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def detector_rows(kind: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Threshold, target and check of one detector."""
     score = f"score above {facts['threshold']:.6f} (0..1, higher is more anomalous)"
     if "extreme_at" not in facts:

@@ -51,12 +51,17 @@ def clusters(values: Numbers) -> Numbers:
     return np.asarray(np.maximum.reduceat(values[at], np.concatenate([[0], begins])))
 
 
-def fit_tailing(sums: Sequence[Numbers], days: float) -> Tailing:
-    """The tail of sums of tails, one array for each series; `days` is their exposure."""
+def fit_tailing(sums: Sequence[Numbers], days: float, expected: float = 0.0) -> Tailing:
+    """The tail of any signal that is higher the more suspicious, one array for each series.
+
+    `days` is their exposure, `expected` how many events the target allows in it: so many clusters at
+    least are kept. Training readings are contaminated, so the mean is robust.
+    """
     base = max(float(np.quantile(np.concatenate(sums), 1 - _KEEP)), 1e-9)
     excesses = np.concatenate([clusters(np.maximum(one - base, 0.0)) for one in sums])
-    if len(excesses) > 10 * _TOP:  # the slope of the tail's end, not that of its bulk
-        cut = float(np.sort(excesses)[-max(_TOP, len(excesses) // 20) - 1])
+    top = max(_TOP, len(excesses) // 20, int(expected))
+    if len(excesses) > max(10 * _TOP, top):  # the slope of the tail's end, not that of its bulk
+        cut = float(np.sort(excesses)[-top - 1])
         excesses, base = excesses[excesses > cut] - cut, base + cut
     return Tailing(base, robust_mean(excesses), len(excesses) / days, len(excesses))
 
@@ -64,7 +69,7 @@ def fit_tailing(sums: Sequence[Numbers], days: float) -> Tailing:
 def unseen_level(sums: Sequence[Numbers], days: float, per_day: float) -> float:
     """The level for a sensor that training did not see: the sensors' own levels, and how they differ; 0 for few."""
     share = days / len(sums)
-    own = [fit_tailing([one], share) for one in sums] if len(sums) >= _SENSORS else []
+    own = [fit_tailing([one], share, per_day * share) for one in sums] if len(sums) >= _SENSORS else []
     levels = [one.level(per_day) for one in own if one.clusters >= _OWN_CLUSTERS]
     if len(levels) < _SENSORS:
         return 0.0

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, Kind, Sensor
 from axlebox.runtime.cli import main
+from axlebox.runtime.detector import Outcome
+from axlebox.runtime.readings import Reading
+from axlebox.runtime.streaming_constants import Constants
+from axlebox.training.experiment import TrainedDetector, train_detector
+from axlebox.training.parameters import BundleParameters, Parameters, ThresholdParameters
 
 
 class Ended:
@@ -78,3 +87,75 @@ def stick(world: Any, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# -- a vehicle with four bearings, and a detector trained on it ------------------------------------
+
+PERIOD = 300.0
+BEARINGS = tuple(f"T204.{number}" for number in range(4))
+SERVICE_BEGINS = 1_700_000_000.0
+
+
+def bearings(days: float, seed: int, ids: tuple[str, ...] = BEARINGS) -> dict[str, list[Reading]]:
+    """Readings of four sibling bearings every five minutes: air with a daily cycle, load, and noise."""
+    random = np.random.default_rng(seed)
+    count = int(days * 86400 / PERIOD)
+    times = SERVICE_BEGINS + PERIOD * np.arange(count)
+    running = np.repeat(random.uniform(0, 1, count // 6 + 1), 6)[:count] * (times % 86400 > 5 * 3600)
+    common = 12 + 6 * np.sin(2 * np.pi * times / 86400)
+    rise = 0.0
+    heat = np.array([rise := rise + 0.12 * (30 * load - rise) for load in running.tolist()])
+    found = {}
+    for name in ids:
+        own = common + heat * (1 + 0.03 * random.standard_normal()) + random.standard_normal()
+        values = np.round((own + 0.3 * random.standard_normal(count)) * 4) / 4
+        found[name] = [Reading(*one) for one in zip(times.tolist(), [name] * count, values.tolist(), strict=True)]
+    return found
+
+
+def stream(sensors: Mapping[str, Sequence[Reading]]) -> list[Reading]:
+    """Moment by moment."""
+    return sorted((one for readings in sensors.values() for one in readings), key=lambda one: one.time)
+
+
+@dataclass(frozen=True)
+class Bearing:
+    """A trained detector of bearings."""
+
+    trained: TrainedDetector
+
+    @property
+    def spec(self) -> DetectorSpec:
+        return self.trained.fitted["bearing"].spec
+
+    @property
+    def constants(self) -> Constants:
+        return Constants.parse(self.spec.features.constants)
+
+    def outcomes(self, sensors: Mapping[str, Sequence[Reading]]) -> dict[str, list[Outcome]]:
+        """What became of each sensor's readings, through a Monitor with empty state."""
+        found: dict[str, list[Outcome]] = {name: [] for name in sensors}
+        for outcome in self.trained.monitor().process(stream(sensors)):
+            found[outcome.sensor].append(outcome)
+        return found
+
+
+@pytest.fixture(scope="session")
+def bearing() -> Bearing:
+    """Trained on 40 days of four bearings, with a target of one false alarm in 100 vehicle-days."""
+    readings = stream(bearings(40, seed=1))
+    frame = pd.DataFrame(
+        {name: [getattr(one, name) for one in readings] for name in ("time", "sensor", "value")},
+    )
+    contract = Contract(
+        {"bearing": Kind(action="look at the bearing")}, {name: Sensor("bearing", group="T204") for name in BEARINGS}
+    )
+    parameters = Parameters(
+        BundleParameters("bearings"), threshold=ThresholdParameters(target_false_alarms_per_day=0.01)
+    )
+    return Bearing(train_detector(frame, contract, parameters))
+
+
+@pytest.fixture(scope="session")
+def bearing_constants(bearing: Bearing) -> Constants:
+    return bearing.constants

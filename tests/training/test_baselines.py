@@ -6,16 +6,13 @@ import pytest
 
 from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
 from axlebox.training.baselines import (
-    clusters,
     column,
     ewma,
     fit,
     fit_all,
     fit_raw_forest,
-    level_for,
     limit,
     others_median,
-    sensor_days,
     sibling,
 )
 
@@ -70,35 +67,6 @@ def test_the_ewma_is_that_of_one_sensor_alone_and_follows_a_step_but_not_a_level
     after = (elapsed > 20 * 86400) & (elapsed < 20.3 * 86400)
     assert signal[own][after].max() > signal[~own].max() + 5
     assert signal[own][elapsed > 27 * 86400].max() == pytest.approx(signal[~own].max(), abs=2)
-
-
-def test_clusters_are_runs_of_one_sensor_that_an_hour_parts() -> None:
-    frame = pd.DataFrame({"time": [0.0, 0, 300, 300, 4000, 8000, 8000], "sensor": list("abababa")})
-    signal = np.array([2.0, 5, 3, 0, 1, 7, 4])
-    assert sorted(clusters(signal, 0.5, frame).tolist()) == [1.0, 3.0, 4.0, 5.0, 7.0]
-    frame["time"] = [0.0, 0, 300, 300, 3800, 7000, 7000]
-    assert sorted(clusters(signal, 0.5, frame).tolist()) == [4.0, 5.0, 7.0]
-
-
-@pytest.mark.parametrize("target", [0.1, 0.01])
-def test_an_exponential_signal_passes_its_level_at_about_the_target(target: float) -> None:
-    """On other readings than it was calibrated on: 2,000 sensor-days of independent exponential values."""
-    days = 2000
-    times = np.arange(days * 24) * 3600.0
-    frame = pd.DataFrame({"time": times, "sensor": "s"})
-    first, second = np.random.default_rng(0).exponential(3.0, (2, len(times)))
-    tail = level_for(first, frame, target)
-    assert tail.mean_excess == pytest.approx(3.0, rel=0.15)
-    found = len(clusters(second, tail.level, frame)) / sensor_days(frame)
-    assert target / 2 < found < target * 2
-
-
-def test_outliers_in_the_training_readings_hardly_raise_the_level() -> None:
-    frame = pd.DataFrame({"time": np.arange(20_000) * 3600.0, "sensor": "s"})
-    signal = np.random.default_rng(0).exponential(1.0, len(frame))
-    clean = level_for(signal, frame, 0.01).level
-    signal[::5000] = 1e6
-    assert level_for(signal, frame, 0.01).level == pytest.approx(clean, rel=0.2)
 
 
 def test_a_signal_without_a_tail_alarms_above_its_highest_value() -> None:

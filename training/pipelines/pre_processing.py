@@ -10,7 +10,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 nodes.check_contract,
-                inputs="temperature_database",
+                inputs=["temperature_database", "parameters"],
                 outputs=["readings", "data_quality"],
                 name="node_check_contract",
             )
