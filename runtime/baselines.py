@@ -112,7 +112,8 @@ class Baselines:
         level = highest if scaled > highest else lowest if scaled < lowest else scaled
         if learns and not self._filled:
             self._slow = level
-        usual = self._hours[hour] if hour >= 0 and self._hours_s[hour] > 0.0 else self._slow
+        # At an hour that was never seen, nothing is unusual.
+        usual = self._slow if hour < 0 else self._hours[hour] if self._hours_s[hour] > 0.0 else scaled
         self._fast += seconds / (c.fast_s + seconds) * (scaled - usual - self._fast)
         if not learns:
             return

@@ -43,7 +43,7 @@ class Scalars:
     fast_s: float
     """Time constant of `season`."""
     slow_s: float
-    """Time constant of the slow mean, which stands in where no hour of day is known."""
+    """Time constant of the slow mean, which stands in where the clock is not trusted, or hours of day are not used."""
     hour_s: float
     """Time spent in an hour of day until its mean follows no faster."""
     hour_of_day: float

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import Contract
-from axlebox.training.threshold import fit_tailing
+from axlebox.training.threshold import clusters, fit_tailing
 
 Numbers = NDArray[np.float64]
 Signal = Callable[[pd.DataFrame, Contract], Numbers]
@@ -90,16 +90,12 @@ def limit(frame: pd.DataFrame, contract: Contract) -> Numbers:
 def ewma(frame: pd.DataFrame, contract: Contract) -> Numbers:
     """Distance of a fast from a slow exponentially weighted mean, 40 minutes and a day; 0 on a sensor's first day."""
     out = np.zeros(len(frame))
-    times, values = frame["time"].to_numpy(), frame["value"]
+    times, values = frame["time"].to_numpy(), frame[["value"]]
     for index in frame.groupby("sensor").indices.values():
         own = times[index]
-        stamps = pd.DatetimeIndex(pd.to_datetime(own, unit="s"))
+        stamps = (own * 1e6).astype(np.int64).astype("datetime64[us]")
         fast, slow = (
-            # pandas' stubs know neither a time as half-life nor an index as times.
-            values.iloc[index]
-            .ewm(halflife=pd.Timedelta(seconds=tau * np.log(2)), times=stamps)  # type: ignore[arg-type]
-            .mean()
-            .to_numpy()
+            values.iloc[index].ewm(halflife=pd.Timedelta(seconds=tau * np.log(2)), times=stamps).mean().to_numpy()[:, 0]
             for tau in (FAST_S, SLOW_S)
         )
         out[index] = np.where(own - own[0] < SLOW_S, 0.0, np.abs(fast - slow))
@@ -155,3 +151,8 @@ def level_for(signal: Numbers, frame: pd.DataFrame, target_per_day: float) -> fl
     days = sensor_days(frame)
     series = [signal[index] for index in frame.groupby("sensor").indices.values()]
     return fit_tailing(series, days, target_per_day * days).level(target_per_day)
+
+
+def count_alarms(alarm: NDArray[np.bool_], frame: pd.DataFrame) -> int:
+    """How often an alarm begins in a frame; what pauses for less than 12 readings of its sensor goes on."""
+    return sum(len(clusters(alarm[index].astype(np.float64))) for index in frame.groupby("sensor").indices.values())

@@ -189,7 +189,9 @@ class _Thresholds:
             "contamination": self._contamination,
             "extreme_at": self._extreme_at,
             "suspect_at": constants.suspect_at,
-            "mild_at": self._extreme_at + tailing.mean * float(np.log(_MILD_RATE)),
+            "mild_at": max(
+                self._extreme_at + tailing.mean * float(np.log(_MILD_RATE)), _SUSPECT_SHARE[0] * self._extreme_at
+            ),
             "allowed_mild": self._per_day * days * _MILD_RATE,
             "base": tailing.base,
             "mean_excess": tailing.mean,

@@ -93,6 +93,8 @@ def sklearn_score_rows(forest: IsolationForest) -> ScoreRows:
     """scikit-learn's own scores and flags in the Detector's terms."""
 
     def score_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        return -forest.score_samples(rows), forest.predict(rows) == -1
+        # Most rows show that all is normal, and are the same one; scikit-learn takes 10 us for each.
+        rows, which = np.unique(rows, axis=0, return_inverse=True)
+        return -forest.score_samples(rows)[which], (forest.predict(rows) == -1)[which]
 
     return score_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from axlebox.training.parameters import check
 from axlebox.training.progress import on_terminal
 from axlebox.training.readings import Checked
 from axlebox.training.runs import DetectorFile, Trained
+from axlebox.training.trials import Held, run_trials
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -50,13 +52,23 @@ def predict(
     return steps.predict(forests, detectors, contract, test_readings)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  the catalog's entries, one by one
     predictions: pd.DataFrame,
     train_readings: pd.DataFrame,
+    contract: Contract,
     features: tuple[FeatureRows, ...],
+    forests: dict[str, IsolationForest],
     detectors: tuple[DetectorSpec, ...],
+    parameters: dict[str, Any],
 ) -> dict[str, Any]:
-    return evaluation.evaluate(predictions, train_readings, features, detectors)
+    settings, held = check(parameters), Held(predictions, train_readings, contract)
+    facts = evaluation.evaluate(predictions, train_readings, features, detectors)
+    for spec in detectors:
+        if spec.events is not None:
+            score = partial(steps.predict, forests, [spec], contract)
+            chosen = facts["detectors"][spec.kind]
+            chosen["trials"] = run_trials(held, spec, chosen, score, settings.faults_per_kind, on_terminal())
+    return facts
 
 
 def record_run(  # noqa: PLR0913  a run is made of all that the pipelines made

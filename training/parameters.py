@@ -112,6 +112,8 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     threshold: ThresholdParameters = ThresholdParameters()
     most_held_back: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """Share of the readings that may break the contract; more, and nothing is trained."""
+    faults_per_kind: Annotated[int, Meta(ge=0, le=1000)] = 2
+    """How often each kind of fault is injected into held-out time for the evaluation."""
     train_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.8
     """Share of the readings, first in time, that training sees."""
     forest: ForestParameters = ForestParameters()

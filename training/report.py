@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.readings import format_time
 from axlebox.training.frames import used
-from axlebox.training.summary import INTENDED_USE, evaluation_rows, limits_of_use, parity_rows
+from axlebox.training.summary import INTENDED_USE, evaluation_rows, limits_of_use, parity_rows, trial_rows, winners
 
 if TYPE_CHECKING:
     from axlebox.training.runs import RunRecord
@@ -23,6 +23,7 @@ _MAX_COLUMNS = 900
 _MAX_SENSORS = 12
 _MAX_FLAGS_SHOWN = 2000
 _BINS = 60
+_FOREST_NOTE = "Where `sum of tails alone` says the same as the detector, the forest added nothing."
 _SUMS_SHOWN = 4.0
 """Sums of tails are drawn up to so many times the threshold."""
 
@@ -33,6 +34,7 @@ table { border-collapse: collapse } td, th { padding: .25rem .9rem .25rem 0; tex
 th { font-weight: 600; color: #4a5a6a } code { font-size: .86em; overflow-wrap: anywhere }
 svg { width: 100%; height: auto; background: #f7f9fb; border: 1px solid #dbe2ea; border-radius: 4px }
 .note { color: #4a5a6a }
+.grid { font-size: .86em } .grid tr:first-child td { font-weight: 600; color: #4a5a6a }
 """
 
 
@@ -52,6 +54,7 @@ def render_report(record: RunRecord, predictions: pd.DataFrame, parity: Mapping[
         f"<p>and {len(sensors) - _MAX_SENSORS} more sensors, not drawn</p>" if len(sensors) > _MAX_SENSORS else "",
         "<h2>Scores and threshold</h2>",
         *(_scores(predictions, kind, one) for kind, one in facts["detectors"].items()),
+        *(_trials(kind, one) for kind, one in facts["detectors"].items() if "extreme_at" in one),
         "<h2>Data quality</h2>",
         _quality(record.data_quality),
         "<h2>Parity of the exported model</h2>",
@@ -98,6 +101,26 @@ def _timeline(frame: pd.DataFrame, sensor: str) -> str:
         f"<text x={_WIDTH - 10} y={_HEIGHT - 6} text-anchor=end>{format_time(float(time[-1]))}</text>"
         f"<text x={_WIDTH // 2} y={_HEIGHT - 6} text-anchor=middle>{escape(sensor)}: {len(frame):,} readings, "
         f"{len(flagged):,} flagged</text></g></svg>"
+    )
+
+
+def _trials(kind: str, facts: Mapping[str, Any]) -> str:
+    """Injected faults, and what simple detectors with the same target make of them."""
+    trials = facts.get("trials")
+    rows = trial_rows(trials)
+    heading = f"<h2>Injected faults: {escape(kind)}</h2>"
+    if not rows or not trials:
+        return heading + "<p>Held-out time is too short for them.</p>"
+    head, *body = [[f"<td>{escape(cell)}" for cell in row] for row in rows]
+    table = "<table class=grid><tr>" + "".join(head) + "".join("<tr>" + "".join(row) for row in body) + "</table>"
+    false = ", ".join(f"{name} {count}" for name, count in trials["alarms_without_faults"].items())
+    better = winners(trials)
+    return (
+        heading + "<p class=note>Each with its median delay and the smallest share of the faulty time, from the first "
+        f"raise on, inside an alarm; all calibrated to the same target. {escape(_FOREST_NOTE)}</p>"
+        + table
+        + f"<p>Alarms on the held-out readings as they are: {escape(false)}.</p>"
+        + ("<p><b>Where something simpler wins:</b> " + "; ".join(map(escape, better)) + ".</p>" if better else "")
     )
 
 

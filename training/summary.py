@@ -63,6 +63,43 @@ def detector_rows(kind: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + ([(f"TARGET NOT REACHED, {kind}", facts["target_problem"])] if facts["target_problem"] else [])
 
 
+def trial_rows(trials: Mapping[str, Any] | None) -> list[list[str]]:
+    """Injected faults as a table: a heading row, then a row for each kind of fault; empty where there were none."""
+    if not trials or not trials["faults"]:
+        return []
+    names = list(next(iter(trials["faults"].values()))["answers"])
+    rows = [["injected fault", *names, "seen by the gate"]]
+    for name, one in trials["faults"].items():
+        cells = [_answer(one["answers"][detector], one["trials"]) for detector in names]
+        gate = f"{one['gate']} of {one['trials']}" if one["gate"] else ""
+        rows.append([f"{name}: {one['what']}{'' if one['alarms'] else ' (must not alarm)'}", *cells, gate])
+    return rows
+
+
+def winners(trials: Mapping[str, Any] | None) -> list[str]:
+    """Where something simpler did better than the detector, in words."""
+    if not trials:
+        return []
+    return [
+        f"{name}: {', '.join(one['wins'])} raised it earlier or more often than the detector"
+        for name, one in trials["faults"].items()
+        if one["wins"]
+    ]
+
+
+def _answer(one: Mapping[str, Any], trials: int) -> str:
+    if not one["raised"]:
+        return f"0 of {trials}"
+    return f"{one['raised']} of {trials}, after {_span(one['delay_s'])}, raised {one['share']:.0%}"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _gate_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the contract's checks and limits found; nothing for a contract without any, or a run from before them."""
     held_back, limits = facts.get("held_back"), facts.get("limit_events")

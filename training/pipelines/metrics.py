@@ -10,7 +10,15 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 nodes.evaluate,
-                inputs=["predictions", "train_readings", "features", "detectors"],
+                inputs=[
+                    "predictions",
+                    "train_readings",
+                    "contract",
+                    "features",
+                    "forests",
+                    "detectors",
+                    "parameters",
+                ],
                 outputs="evaluation",
                 name="node_evaluate",
             ),
