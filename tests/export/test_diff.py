@@ -111,7 +111,7 @@ def test_the_command_says_what_retraining_changed(axlebox: Any, copied: Path) ->
     two = ("diff", "dist/fleet-1.axb", "dist/fleet-2.axb")
     held_out = next(copied.glob("runs/*/held_out.csv"))
     said = axlebox.ok(*two, "--readings", held_out, cwd=copied)
-    assert "lineage.parameters.feature_set: streaming -> value" in said
+    assert 'lineage.parameters.feature_set: "streaming" -> "value"' in said
     (component,) = [line for line in said.splitlines() if line.startswith("components")]
     assert component.startswith("components model.onnx: sha256 ") and "signers    no difference" in said
     flags = json.loads(axlebox.ok(*two, "--readings", held_out, "--json", cwd=copied))["differences"]["flags"]
