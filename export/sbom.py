@@ -136,7 +136,7 @@ def _model(manifest: Manifest, spec: DetectorSpec, model: bytes, evaluation: Map
                 "performanceMetrics": [
                     {"type": name, "value": str(value)}
                     for name, value in {**evaluation, **evaluation["detectors"][spec.kind]}.items()
-                    if value is not None and name != "detectors"
+                    if isinstance(value, int | float | str)
                 ]
             },
             "considerations": {

@@ -103,5 +103,6 @@ def train(params: tuple[str, ...], as_json: bool) -> None:
         f"run {record.lineage.run}: trained on {facts['train_readings']}, held out {facts['test_readings']} readings",
         f"  {facts['flags']} flagged" + (f" ({rate:.1f} a sensor-day)" if rate else "") + f", {facts['events']} events",
         *(f"  {name}: {text}" for kind, one in facts["detectors"].items() for name, text in detector_rows(kind, one)),
+        *(f"  NO READINGS of kind {one}: no detector" for one in facts["kinds_without_detector"]),
         f"  report {run.folder / 'report.html'}",
     )

@@ -35,6 +35,10 @@ class Totals(Struct):
     """How often a sensor fell silent."""
     limits: int = 0
     """Limit events raised, and hot-or-sensor events."""
+    unserved: int = 0
+    """Good readings of a kind that the release has no detector for."""
+    drifts: int = 0
+    """How often what is learnt of a sensor reached its bound."""
     replaced: int = 0
     """Marks, which are no readings."""
     cut_bytes: int = 0
@@ -50,7 +54,9 @@ class Totals(Struct):
             self.invalid += 1
             if len(self.invalid_lines) < _SHOWN_LINES:
                 self.invalid_lines.append(f"{outcome.line}: {outcome.reason}")
-        elif outcome.status not in (OK, WARMING):
+        elif outcome.status in (OK, WARMING):
+            self.unserved += outcome.score is None
+        else:
             self.held_back[outcome.status] = self.held_back.get(outcome.status, 0) + 1
 
     def count_events(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -59,6 +65,7 @@ class Totals(Struct):
             self.events += what == ("anomaly", "raised")
             self.limits += what in (("limit", "raised"), ("sensor", HOT_OR_SENSOR))
             self.stale += what == ("sensor", STALE)
+            self.drifts += what == ("drift", "raised")
 
 
 def summary(totals: Totals) -> list[str]:
@@ -73,13 +80,21 @@ def summary(totals: Totals) -> list[str]:
         lines.append(f"  held back: {words}")
     if totals.limits:
         lines.append(f"  {totals.limits} limit event{'' if totals.limits == 1 else 's'}")
+    if totals.unserved:
+        lines.append(f"  {totals.unserved} of kinds without a detector: the contract's checks and limits alone apply")
+    if totals.drifts:
+        lines.append(f"  what is learnt of a sensor reached its bound {_times(totals.drifts)}: docs/detection.md")
     if totals.stale:
-        lines.append(f"  sensors fell silent {totals.stale} time{'' if totals.stale == 1 else 's'}")
+        lines.append(f"  sensors fell silent {_times(totals.stale)}")
     if totals.replaced:
         lines.append(f"  {totals.replaced} sensor{'' if totals.replaced == 1 else 's'} replaced")
     if totals.cut_bytes:
         lines.append(f"  the last line had not ended when the stop came: its {totals.cut_bytes} bytes are not scored")
     return lines
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 class Watch(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +14,20 @@ from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, EventRules, FeatureSet
 from axlebox.runtime.streaming import Streaming
 from axlebox.runtime.streaming_constants import Constants
+from axlebox.training.costs import cheapest, fault_peaks
 from axlebox.training.forest import score_of_level, train_forest, train_on_tails
 from axlebox.training.frames import in_order, used
-from axlebox.training.parameters import Parameters, StreamingParameters
+from axlebox.training.parameters import Parameters, StreamingParameters, ThresholdParameters
 from axlebox.training.series import Progress, Replayed, Series, record, replay
 from axlebox.training.streaming_fit import Prepared, prepare
-from axlebox.training.threshold import Tailing, clusters, fit_tailing, target_per_sensor_day, unseen_level
+from axlebox.training.threshold import (
+    Tailing,
+    clusters,
+    fit_tailing,
+    sensors_per_vehicle,
+    target_per_sensor_day,
+    unseen_level,
+)
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -84,8 +92,7 @@ def make_rows(
                 prepared = prepare(series, periods[kind], parameters.streaming, progress)
             except Malformed as error:
                 raise Malformed(f"sensors of kind {kind}: {error}") from error
-            per_day = target_per_sensor_day(parameters.threshold, contract, kind)
-            thresholds = _Thresholds(prepared, per_day, parameters.threshold.contamination, progress)
+            thresholds = _Thresholds(prepared, Target.of(parameters.threshold, contract, kind), progress)
             made.append(thresholds.feature_rows(kind, model, parameters.streaming))
     return tuple(made)
 
@@ -129,15 +136,38 @@ def _value_rows(series: Sequence[Series], spec: DetectorSpec, parameters: Parame
     return FeatureRows(spec, rows, suspected, tuple(map(len, series)), facts)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a kind's thresholds are chosen for."""
+
+    settings: ThresholdParameters
+    per_sensor_day: float
+    """Where costs do not decide."""
+    sensors: int
+    """Of the kind on a vehicle."""
+
+    @classmethod
+    def of(cls, settings: ThresholdParameters, contract: Contract, kind: str) -> Target:
+        sensors = sensors_per_vehicle(settings, contract, kind)
+        return cls(settings, target_per_sensor_day(settings, contract, kind), sensors)
+
+
 class _Thresholds:
     """Extreme level, suspicion, and the forest's rows under it: two replays, since suspicion changes what is learnt."""
 
-    def __init__(self, prepared: Prepared, per_day: float, contamination: float | None, progress: Progress) -> None:
+    def __init__(self, prepared: Prepared, target: Target, progress: Progress) -> None:
         self._prepared = prepared
-        self._per_day = per_day
-        self._contamination = contamination
+        self._per_day = target.per_sensor_day
+        self._contamination = target.settings.contamination
         self._constants = prepared.constants
-        self._set_level(self._replayed("sums of tails", progress))
+        spans = self._replayed("sums of tails", progress)
+        self._choice = None
+        if target.settings.cost_false_alarm is not None:
+            peaks = fault_peaks(prepared.series, prepared.constants, prepared.warmup)
+            tailing = fit_tailing([one.tail_sum for one in spans], prepared.days)
+            self._choice = cheapest(target.settings, peaks, lambda per_day: tailing.level(per_day / target.sensors))
+            self._per_day = self._choice.per_vehicle_day / target.sensors
+        self._set_level(spans)
         self._spans = self._replayed("suspicion", progress)
         self._set_level(self._spans)
 
@@ -198,6 +228,7 @@ class _Thresholds:
             "clusters": tailing.clusters,
             "clusters_per_sensor_day": tailing.rate,
             "training_sensor_days": days,
+            "cost": None if self._choice is None else asdict(self._choice),
         }
 
 

@@ -63,6 +63,7 @@ def evaluate(  # noqa: PLR0913  the catalog's entries, one by one
 ) -> dict[str, Any]:
     settings, held = check(parameters), Held(predictions, train_readings, contract)
     facts = evaluation.evaluate(predictions, train_readings, features, detectors)
+    facts["kinds_without_detector"] = sorted(set(contract.kinds) - {spec.kind for spec in detectors})
     for spec in detectors:
         if spec.events is not None:
             score = partial(steps.predict, forests, [spec], contract)

@@ -37,6 +37,7 @@ def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Held-out readings", f"{facts['test_readings']:,} of {facts['sensors']} sensors"),
         ("Held-out exposure", f"{facts['exposure_sensor_days']:.1f} sensor-days"),
         *(row for kind, one in facts["detectors"].items() for row in detector_rows(kind, one)),
+        *((("No detector for", ", ".join(missing)),) if (missing := facts.get("kinds_without_detector")) else ()),
         ("Flagged readings", f"{facts['flags']:,}" + (f", {rate:.1f} a sensor-day" if rate is not None else "")),
         ("Events", f"{facts['events']:,}"),
         *_gate_rows(facts),
@@ -50,6 +51,11 @@ def detector_rows(kind: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(f"Threshold, {kind}", score)]
     target, bound = facts["target_per_sensor_day"], facts["bound_per_sensor_day"]
     aim = f"contamination {facts['contamination']:g}" if target is None else f"at most {target:.3g} a sensor-day"
+    if facts.get("cost"):
+        aim += (
+            f", the least cost: {facts['cost']['cost_per_year']:.4g} a vehicle-year, missing "
+            f"{facts['cost']['missed_share']:.0%} of injected faults of all sizes"
+        )
     proved = "none to check it on" if bound is None else f"at most {bound:.3g} a sensor-day with 95 %"
     rows = [
         (f"Threshold, {kind}", f"sum of tails {facts['extreme_at']:.2f} at once; {score} several times"),

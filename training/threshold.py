@@ -76,13 +76,17 @@ def unseen_level(sums: Sequence[Numbers], days: float, per_day: float) -> float:
     return float(np.mean(levels) + _SPREAD * np.std(levels, ddof=1))
 
 
-def target_per_sensor_day(settings: ThresholdParameters, contract: Contract, kind: str) -> float:
-    """Anomaly events that one healthy sensor may have in a day."""
+def sensors_per_vehicle(settings: ThresholdParameters, contract: Contract, kind: str) -> int:
+    """How many sensors of a kind share a vehicle's target."""
     groups = [one.group for one in contract.sensors.values() if one.kind == kind and one.group is not None]
-    sensors = settings.sensors_per_vehicle or max((groups.count(one) for one in set(groups)), default=1)
+    return settings.sensors_per_vehicle or max((groups.count(one) for one in set(groups)), default=1)
+
+
+def target_per_sensor_day(settings: ThresholdParameters, contract: Contract, kind: str) -> float:
+    """Anomaly events that one healthy sensor may have in a day, where costs do not decide."""
     per_day = _DEFAULT_PER_DAY
     if settings.target_false_alarms_per_day is not None:
         per_day = settings.target_false_alarms_per_day
     elif settings.target_false_alarms_per_1000_hours is not None:
         per_day = settings.target_false_alarms_per_1000_hours * 24 / 1000
-    return per_day / sensors
+    return per_day / sensors_per_vehicle(settings, contract, kind)

@@ -7,6 +7,7 @@ import pytest
 
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
+from axlebox.training.costs import Choice, cheapest
 from axlebox.training.evaluation import lower_bound, upper_bound
 from axlebox.training.parameters import ThresholdParameters, check
 from axlebox.training.threshold import clusters, fit_tailing, target_per_sensor_day, unseen_level
@@ -98,3 +99,22 @@ def test_bounds_are_the_exact_ones_of_a_poisson_count(events: int, upper: float,
     assert upper_bound(events, 2.0) == pytest.approx(upper / 2, abs=1e-3)
     assert lower_bound(events, 2.0) == pytest.approx(lower / 2, abs=1e-3)
     assert upper_bound(events, 0.0) is None
+
+
+def test_the_cheapest_target_weighs_false_alarms_against_misses() -> None:
+    """By hand: a level of 10 - 2 ln(t) a day; half of the faults reach 12, half 20."""
+    peaks = np.array([12.0, 20.0])
+
+    def level(per_day: float) -> float:
+        return 10.0 - 2.0 * float(np.log(per_day))
+
+    def choose(alarm: float, miss: float, faults: float = 1.0) -> Choice:
+        settings = ThresholdParameters(cost_false_alarm=alarm, cost_missed_fault=miss, faults_per_year=faults)
+        return cheapest(settings, peaks, level)
+
+    dear_miss = choose(alarm=1.0, miss=1e6)
+    assert dear_miss.missed_share == 0.0 and dear_miss.per_vehicle_day == pytest.approx(np.exp(-1), rel=0.3)
+    dear_alarm = choose(alarm=1e4, miss=1e5)
+    assert dear_alarm.missed_share == 0.5 and dear_alarm.per_vehicle_day == pytest.approx(np.exp(-5), rel=0.3)
+    assert dear_alarm.cost_per_year == pytest.approx(1e4 * 365 * dear_alarm.per_vehicle_day + 0.5e5)
+    assert choose(alarm=1e6, miss=1.0).per_vehicle_day == pytest.approx(1e-4), "no fault is worth an alarm"
