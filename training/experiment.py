@@ -1,4 +1,21 @@
-"""Detectors for experiments: train on one table, score another, with the vehicle's own code and no workspace."""
+"""Detectors for experiments: train on one table, score another, with the vehicle's own code and no workspace.
+
+>>> import numpy as np, pandas as pd
+>>> def readings(days, seed):
+...     times = 1_700_000_000 + 300.0 * np.arange(288 * days)
+...     noise = np.random.default_rng(seed).normal(0, 0.5, len(times))
+...     values = 60 + 6 * np.sin(2 * np.pi * times / 86400) + noise
+...     return pd.DataFrame({"time": times, "sensor": "axle-1", "value": values.round(1)})
+>>> detector = train_detector(readings(days=10, seed=0))
+>>> later = readings(days=4, seed=1)
+>>> later.loc[700:, "value"] += 25
+>>> scored = detector.score(later)
+>>> raised = scored[scored["event"].notna()]
+>>> raised.index[0], raised["event"].nunique(), set(raised["severity"])
+(700, 1, {'extreme'})
+>>> len(raised) == len(later) - 700  # to the end: a fault is not learnt
+True
+"""
 
 from __future__ import annotations
 
