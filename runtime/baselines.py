@@ -157,14 +157,9 @@ class Baselines:
             for mean, known in zip(self._hours, self._hours_s, strict=True)
         )
 
-    def learnt(self, what: int) -> float:
-        """The present value of one of LEARNED, by its number; of the hours, the one farthest out."""
-        if what == 0:
-            return self._slow
-        if what == 1:
-            middle = 0.5 * (self._c.lowest + self._c.highest)
-            known = [mean for mean, seconds in zip(self._hours, self._hours_s, strict=True) if seconds > 0.0]
-            return max(known, key=lambda mean: abs(mean - middle), default=0.0)
+    @property
+    def usual_distance(self) -> float:
+        """From the siblings' median."""
         return self._offset
 
     def _look_back(self, scaled: float, seconds: float) -> None:

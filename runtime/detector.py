@@ -93,7 +93,7 @@ class Detector:
             deviation = self._siblings.deviation(group, reading.sensor, reading.time, reading.value)
         row = sensor.update(reading, deviation, seen <= self.spec.warmup)
         if group is not None and self._siblings is not None:
-            self._siblings.suspect(group, reading.sensor, sensor.suspicion is not None)
+            self._siblings.suspect(group, reading.sensor, sensor.usual_distance if sensor.suspected else None)
         return row, sensor
 
     def warming(self, sensor: str) -> bool:
@@ -430,9 +430,9 @@ def _reasons(one: _Waiting, detector: Detector) -> list[dict[str, Any]]:
     if suspicion is None:
         return []
     found = [
-        {"feature": name, "value": degrees, "tails": beyond}
-        for name, degrees, beyond in zip(FEATURES, suspicion.degrees, suspicion.beyond, strict=True)
-        if beyond > 0.0
+        {"feature": name, "value": value * suspicion.scale, "tails": beyond}
+        for name, value, beyond in zip(FEATURES, suspicion.values, suspicion.beyond, strict=True)
+        if beyond > 0.0 and value is not None
     ]
     return sorted(found, key=lambda one: -float(one["tails"] or 0.0))
 

@@ -18,6 +18,8 @@ class Features(Protocol):
     """The bounded state of one sensor."""
 
     names: ClassVar[tuple[str, ...]]
+    suspected: bool
+    """Whether the set itself suspects something since the latest reading,"""
 
     def __init__(self, constants: Mapping[str, float]) -> None: ...
 
@@ -32,11 +34,15 @@ class Features(Protocol):
 
     @property
     def suspicion(self) -> Suspicion | None:
-        """What the set itself suspects since the latest reading."""
+        """and what."""
 
     @property
     def tail_sum(self) -> float | None:
         """How far outside normal the latest reading lies (tails.py), where the set knows tails."""
+
+    @property
+    def usual_distance(self) -> float:
+        """What is learnt of its distance from its siblings' median, in the kind's unit."""
 
     @property
     def drifted(self) -> int:
@@ -47,8 +53,10 @@ class Value:
     """The reading itself: what the talk's detector sees."""
 
     names: ClassVar[tuple[str, ...]] = ("value",)
+    suspected = False
     suspicion = None
     tail_sum = None
+    usual_distance = 0.0
     drifted = 0
 
     def __init__(self, constants: Mapping[str, float]) -> None:

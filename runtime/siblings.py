@@ -6,12 +6,13 @@ from __future__ import annotations
 class _Latest:
     """The last two readings of a sensor."""
 
-    __slots__ = ("before", "before_value", "suspected", "time", "value")
+    __slots__ = ("before", "before_value", "time", "usual", "value")
 
     def __init__(self, time: float, value: float) -> None:
         self.time = self.before = time
         self.value = self.before_value = value
-        self.suspected = False
+        self.usual: float | None = None
+        """While something is suspected of it, its usual distance from its siblings."""
 
 
 class Siblings:
@@ -29,9 +30,9 @@ class Siblings:
     def deviation(self, group: str, sensor: str, time: float, value: float) -> float | None:
         """Take a reading; returns the sensor's reading before, minus the median of its siblings then.
 
-        Siblings that are suspected of something are left out, as long as two others remain: one hot
-        bearing must not make the cool ones look cold. None where there is none before, or fewer than
-        two siblings.
+        A sibling that is suspected of something counts where it usually is among the others, as long as
+        two others remain: one hot bearing must not make the cool ones look cold. None where there is
+        none before, or fewer than two siblings.
         """
         members = self._groups.get(group)
         if members is None:
@@ -45,31 +46,41 @@ class Siblings:
         own.time, own.value = time, value
         fresh = self._fresh_s
         values: list[float] = []
-        suspected: list[float] = []
+        suspected: list[tuple[float, float]] = []
         for other in members.values():
             if other is own:
                 continue
             away, away_before = abs(other.time - moment), abs(other.before - moment)
-            if away <= away_before:
-                if away <= fresh:
-                    (suspected if other.suspected else values).append(other.value)
-            elif away_before <= fresh:
-                (suspected if other.suspected else values).append(other.before_value)
-        if len(values) < 2:
-            values += suspected
-        count = len(values)
-        if count < 2:
-            return None
-        values.sort()
-        middle = count >> 1
-        return was - (values[middle] if count & 1 else 0.5 * (values[middle - 1] + values[middle]))
+            if away > fresh and away_before > fresh:
+                continue
+            near = other.value if away <= away_before else other.before_value
+            if other.usual is None:
+                values.append(near)
+            else:
+                suspected.append((near, other.usual))
+        if suspected:
+            if len(values) < 2:
+                values += [near for near, _ in suspected]
+            else:
+                middle = _median(values)
+                values += [middle + usual for _, usual in suspected]
+        return was - _median(values) if len(values) > 1 else None
 
-    def suspect(self, group: str, sensor: str, suspected: bool) -> None:
-        """Say whether something is suspected of a sensor that has reported."""
-        self._groups[group][sensor].suspected = suspected
+    def suspect(self, group: str, sensor: str, usual: float | None) -> None:
+        """Say that something is suspected of a sensor that has reported, and how far it usually is from its siblings;
+        None: nothing is suspected."""
+        self._groups[group][sensor].usual = usual
 
     def forget(self, group: str, sensor: str) -> None:
         """Another sensor answers to this id from now on."""
         members = self._groups.get(group)
         if members is not None:
             members.pop(sensor, None)
+
+
+def _median(values: list[float]) -> float:
+    """Of at least one; sorts them."""
+    values.sort()
+    count = len(values)
+    middle = count >> 1
+    return values[middle] if count & 1 else 0.5 * (values[middle - 1] + values[middle])

@@ -29,8 +29,10 @@ class Suspicion(NamedTuple):
     tail_sum: float
     beyond: tuple[float, ...]
     """For each of FEATURES how far it lies beyond its level, in mean excesses (tails.py); 0 and below is normal."""
-    degrees: tuple[float | None, ...]
-    """The features themselves, in the kind's unit."""
+    values: tuple[float | None, ...]
+    """The features themselves, scaled;"""
+    scale: float
+    """and what they are to be multiplied with, for the kind's unit."""
 
 
 class _Shadow:
@@ -79,9 +81,12 @@ class Streaming:
         """What is suspected since the latest reading."""
         if not self.suspected:
             return None
-        scale = self.constants.scale
-        degrees = tuple(None if one is None else one * scale for one in self.values)
-        return Suspicion(self.tail_sum, tuple(self._beyond), degrees)
+        return Suspicion(self.tail_sum, tuple(self._beyond), self.values, self.constants.scale)
+
+    @property
+    def usual_distance(self) -> float:
+        """What is learnt of its distance from its siblings, in degrees."""
+        return self._reference.usual_distance * self.constants.scale
 
     @property
     def drifted(self) -> int:

@@ -25,11 +25,6 @@ _SMALLEST = 0.05
 """A running mean excess stays above this share of the trained one."""
 
 
-def squash(y: float) -> float:
-    """What a row shows of y above 0: 2 (sqrt(1 + y) - 1), y itself near 0 and ever less beyond."""
-    return 2.0 * (sqrt(1.0 + y) - 1.0)
-
-
 class Tails:
     """The tails of all features of one sensor, as trained; they never move."""
 
@@ -46,7 +41,8 @@ class Tails:
     def measure(self, values: Sequence[float | None], beyond: list[float], row: list[float]) -> float:
         """The sum of tails of one reading's features; None where a feature has no number.
 
-        Fills `beyond` with y for each feature, and `row` with the same squashed for the forest, 0 where normal.
+        Fills `beyond` with y for each feature, and `row` with what the forest is shown of it: 0 where it is
+        normal, else 2 (sqrt(1 + y) - 1), which is y itself near 0 and ever less beyond.
         """
         level, excess, scale = self._level, self._excess, self._scale
         total = 0.0
@@ -64,7 +60,7 @@ class Tails:
             beyond[number] = y
             if y > 0.0:
                 total += y
-                row[number] = squash(y if y < CAP else CAP)
+                row[number] = 2.0 * (sqrt(1.0 + (y if y < CAP else CAP)) - 1.0)
             else:
                 row[number] = 0.0
         return total

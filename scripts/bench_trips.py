@@ -38,7 +38,7 @@ def settings(seed: int, trees: int) -> dict[str, Any]:
         "feature_set": "streaming",
         "forest": {"n_estimators": trees, "random_state": seed},
         "streaming": {"hour_of_day": False, "warmup": 60, "slow": 600.0, "block": 10.0},
-        "threshold": {"target_false_alarms_per_1000_hours": 20.0},
+        "threshold": {"target_false_alarms_per_1000_hours": 5.0},
     }
 
 

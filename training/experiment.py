@@ -62,8 +62,8 @@ class TrainedDetector:
         """The readings with what a vehicle would make of them, in added columns.
 
         status (runtime/statuses.py); score, 0..1 and higher is more anomalous, NaN where no model saw it;
-        tail_sum, NaN likewise; flag; event, the id of the anomaly event that is raised, else None; severity
-        of that event; peak, the score of an event's peak where one is told, else NaN.
+        tail_sum, NaN likewise; flag; event, the id of the anomaly event that is raised, else missing (isna);
+        severity of that event; peak, the score of an event's peak where one is told, else NaN.
         """
         return readings.assign(**score_columns(list(self.outcomes(readings))))
 

@@ -85,7 +85,7 @@ def score_of_level(
     weights = random.exponential(1.0, shape) * (random.random(shape) < 0.5)
     weights[weights.sum(axis=1) == 0, 0] = 1.0
     beyond = np.minimum(level * weights / weights.sum(axis=1, keepdims=True), CAP)
-    probes[:, columns] = 2.0 * (np.sqrt(1.0 + beyond) - 1.0)
+    probes[:, columns] = 2.0 * (np.sqrt(1.0 + beyond) - 1.0)  # as tails.Tails.measure
     return float(np.median(-forest.score_samples(probes)))
 
 

@@ -349,3 +349,55 @@ def test_score_of_a_file_without_readings_writes_nothing(axlebox: Any, exported:
     done = axlebox("score", bundle_of(exported), tmp_path / "in.csv", "-o", tmp_path / "out.csv", cwd=exported)
     assert done.returncode == 15 and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_a_release_holds_a_detector_for_each_kind_and_a_missed_target_stops_it(
+    axlebox: Any, axleboxd: Any, copied: Path, tmp_path: Path
+) -> None:
+    """Bearings, a coolant sensor of another kind, and a kind without readings; on the box each by its own model."""
+    lines = (copied.parent / "fleet/data/01_raw").glob("*.csv")
+    header, *rows = next(lines).read_text().splitlines()
+    sensors = list(dict.fromkeys(row.split(",")[1] for row in rows))
+    (copied / "conf/base/contract.yml").write_text(
+        "kinds: {bearing: {}, coolant: {action: check the pump}, gearbox: {}}\nsensors:\n"
+        + "".join(f"  {name}: {{kind: bearing}}\n" for name in sensors)
+        + "  pump: {kind: coolant}\n  oil: {kind: gearbox}\n"
+    )
+    random, made = np.random.default_rng(0), [header]
+    for number, row in enumerate(rows):
+        made.append(row)
+        if row.split(",")[1] == sensors[0]:
+            heat = 60.0 * (number > len(rows) - 40)
+            made.append(f"{row.split(',')[0]},pump,{85 + random.normal(0, 1) + heat:.1f}")
+    (tmp_path / "two.csv").write_text("\n".join(made) + "\n")
+    axlebox.ok("ingest", tmp_path / "two.csv", cwd=copied)
+    said = axlebox.ok("train", "--params", "forest.n_estimators=20", cwd=copied)
+    assert "NO READINGS of kind gearbox: no detector" in said
+    axlebox.ok("export", cwd=copied)
+    bundle = max((copied / "dist").glob("*.axb"))
+    specs = json.loads(unpack(bundle.read_bytes())["manifest.json"])["detectors"]
+    assert [(one["kind"], one["model"]) for one in specs] == [("bearing", "model-0.onnx"), ("coolant", "model-1.onnx")]
+
+    data = tmp_path / "vehicle"
+    trust, run = copied / "trust/root.json", open_run(copied / "runs", None)
+    axleboxd.ok("provision", "--trust", trust, "--vehicle", "T1", "--hardware", "a", "--data", data)
+    axleboxd.ok("install", bundle, "--yes", "--data", data)
+    told = axleboxd.ok("run", "--source", f"file:{run.folder / 'held_out.csv'}", "--data", data)
+    raised = [event for event in map(json.loads, told.splitlines()) if event["state"] == "raised"]
+    assert {event["action"] for event in raised if event["sensor"] == "pump"} == {"check the pump"}
+
+    record = json.loads((run.folder / "run.json").read_text())
+    record["evaluation"]["detectors"]["coolant"]["target_problem"] = "9 events prove more than 1 a day"
+    (run.folder / "run.json").write_text(json.dumps(record))
+    before = sorted((copied / "dist").iterdir())
+    refused = axlebox("export", cwd=copied)
+    assert refused.returncode == 50 and "coolant: 9 events prove more than 1 a day" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1 and sorted((copied / "dist").iterdir()) == before
+    axlebox.ok("export", "--accept-missed-target", cwd=copied)
+
+
+def test_readings_that_mostly_break_the_contract_are_not_trained_on(axlebox: Any, copied: Path) -> None:
+    (copied / "conf/base/contract.yml").write_text("kinds: {temperature: {range: [200, 300]}}\n")
+    done = axlebox("train", cwd=copied)
+    assert done.returncode == 15 and "break the contract, most_held_back is 20.0%" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -11,7 +11,7 @@ CALM = None
 
 
 def at(tail_sum: float) -> Suspicion:
-    return Suspicion(tail_sum, (tail_sum,), (1.0,))
+    return Suspicion(tail_sum, (tail_sum,), (1.0,), 1.0)
 
 
 def told(*readings: tuple[Suspicion | None, float, bool]) -> list[str | None]:

@@ -70,7 +70,7 @@ def test_groups_and_what_was_forgotten_do_not_mix() -> None:
     assert siblings.deviation("T204", "a", 3 * PERIOD, 97.0) is None, "only c is left"
 
 
-def test_a_sibling_that_is_suspected_is_left_out_as_long_as_two_others_remain() -> None:
+def test_a_sibling_that_is_suspected_counts_where_it_usually_is() -> None:
     siblings = Siblings(1.5 * PERIOD)
     values = {"a": 50.0, "b": 51.0, "c": 53.0, "d": 90.0}
 
@@ -79,10 +79,12 @@ def test_a_sibling_that_is_suspected_is_left_out_as_long_as_two_others_remain() 
 
     moment(0)
     assert moment(1)[0] == 50.0 - 53.0
-    siblings.suspect("T204", "d", suspected=True)
-    assert moment(2)[0] == 50.0 - 52.0
-    siblings.suspect("T204", "c", suspected=True)
-    assert moment(3)[0] == 50.0 - 53.0, "with fewer than two others, all count"
-    siblings.suspect("T204", "d", suspected=False)
-    siblings.suspect("T204", "c", suspected=False)
-    assert moment(4)[0] == 50.0 - 53.0
+    siblings.suspect("T204", "d", -0.5)
+    assert moment(2)[0] == 50.0 - 51.5, "half a degree below the middle of b and c, and so between them"
+    siblings.suspect("T204", "d", -9.0)
+    assert moment(3)[0] == 50.0 - 51.0
+    siblings.suspect("T204", "c", 0.0)
+    assert moment(4)[0] == 50.0 - 53.0, "with fewer than two others, all count as they are"
+    siblings.suspect("T204", "d", None)
+    siblings.suspect("T204", "c", None)
+    assert moment(5)[0] == 50.0 - 53.0
