@@ -27,15 +27,11 @@ from axlebox.firmware_bundle.manifest import (
 )
 from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Proposal, examine
 from axlebox.runtime.contract import check_contract
-from axlebox.runtime.detector import Origin
 from axlebox.runtime.version import VERSION
 from axlebox.training.evaluation import target_problems
 from axlebox.training.parameters import BundleParameters
 from axlebox.training.runs import Run, write_report
 from axlebox.training.workspace import Workspace
-
-GOLDEN_ROWS = 200
-_UNSIGNED = Origin("unsigned", 0, "0" * 64)
 
 
 def require_target(run: Run) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, Golden, GoldenRow
-from axlebox.runtime.detector import Detector, Monitor, Origin, Outcome, ScoreRows
+from axlebox.runtime.detector import Detector, Monitor, ScoreRows
+from axlebox.runtime.outcomes import Origin, Outcome
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
 from axlebox.training.forest import sklearn_score_rows

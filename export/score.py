@@ -13,7 +13,8 @@ from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Bundle, Proposal
 from axlebox.runtime.daemon import Totals
-from axlebox.runtime.detector import Outcome, monitor_release
+from axlebox.runtime.detector import monitor_release
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import LineReader, format_time
 from axlebox.runtime.sources import read_lines
 

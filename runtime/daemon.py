@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from axlebox.firmware_bundle.errors import AxleboxError
-from axlebox.runtime.detector import NO_SENSOR, Monitor, Outcome
+from axlebox.runtime.detector import Monitor
+from axlebox.runtime.outcomes import NO_SENSOR, Outcome
 from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced, format_time
 from axlebox.runtime.sinks import Sink
 from axlebox.runtime.sources import LineSource

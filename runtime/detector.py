@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from msgspec import Struct
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
@@ -14,49 +13,17 @@ from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.firmware_bundle.slots import Release
 from axlebox.runtime import features
-from axlebox.runtime.alarms import Alarm, make_alarm
-from axlebox.runtime.baselines import LEARNED
+from axlebox.runtime.anomalies import Anomalies, Waiting
 from axlebox.runtime.gate import LARGEST, MAX_SENSORS, Gate, Verdict
 from axlebox.runtime.heat import Cause
 from axlebox.runtime.limits import Limits
+from axlebox.runtime.outcomes import NO_SENSOR, Origin, Outcome
 from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, format_time
 from axlebox.runtime.siblings import Siblings
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
-from axlebox.runtime.streaming import Suspicion
-from axlebox.runtime.streaming_constants import FEATURES
 
 ScoreRows = Callable[[NDArray[np.float32]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """Feature rows (n, k) to anomaly scores (n,), 0..1 and higher is more anomalous, and flags (n,)."""
-
-NO_SENSOR = ""
-"""Stands for the sensor where a line was not even a reading."""
-
-
-class Origin(Struct, frozen=True):
-    """The release that an event comes from."""
-
-    name: str
-    version: int
-    digest: str
-
-
-class Outcome(Struct, gc=False):
-    """What became of one reading (or one bad line, or one mark)."""
-
-    line: int
-    sensor: str
-    time: float | None
-    value: float | None
-    status: str
-    """One of statuses.py, with a reason where the model did not see it, or REPLACED for a mark."""
-    reason: str = ""
-    score: float | None = None
-    tail_sum: float | None = None
-    """How far outside normal its features lie together (tails.py), where its feature set knows tails."""
-    flag: bool = False
-    event: str | None = None
-    """Id of the sensor's anomaly event while it is raised."""
-    events: tuple[dict[str, Any], ...] = ()
 
 
 class Detector:
@@ -114,15 +81,6 @@ class Detector:
             self._siblings.forget(group, sensor)
 
 
-class _Waiting(NamedTuple):
-    """A reading that waits for its score."""
-
-    reading: Reading
-    outcome: Outcome
-    row: tuple[float, ...]
-    suspicion: Suspicion | None
-
-
 class _Trouble:
     """A sensor whose readings do not reach the model, from the first such reading to the next good one."""
 
@@ -145,11 +103,7 @@ class Monitor:
         self._detectors = detectors
         self._origin = origin
         self._groups = {name: sensor.group for name, sensor in contract.sensors.items() if sensor.group is not None}
-        self._alarms: dict[str, Alarm] = {}
-        """Of the sensors that something is suspected or raised of."""
-        self._raised: dict[str, dict[str, Any]] = {}
-        self._drifts: dict[str, int] = {}
-        """What has drifted to its bound, by sensor: bits as in Features.drifted."""
+        self._anomalies = Anomalies(contract, origin)
         self._limits = Limits(contract, origin.digest, asdict(origin))
         self._troubles: dict[str, _Trouble] = {}
         self._busy = self._gate.watches_silence or self._limits.are_set
@@ -162,7 +116,7 @@ class Monitor:
         between marks; how readings are cut into batches changes nothing about the outcomes.
         """
         outcomes = []
-        pending: dict[Detector, list[_Waiting]] = {}
+        pending: dict[Detector, list[Waiting]] = {}
         for item in batch:
             if isinstance(item, Reading):
                 reading = self._gate.corrected(item) if self._gate.offsets else item
@@ -209,14 +163,14 @@ class Monitor:
             self._report_trouble(outcome, verdict)
         self._look_at_limits(reading, outcome, verdict)
 
-    def _settle(self, pending: dict[Detector, list[_Waiting]]) -> None:
+    def _settle(self, pending: dict[Detector, list[Waiting]]) -> None:
         """Score and judge the readings that wait, in their order; then none waits any more."""
         for detector, waiting in pending.items():
             scores, flags = detector.score_rows(np.array([one.row for one in waiting], dtype=np.float32))
             for one, score, flag in zip(waiting, scores.tolist(), flags.tolist(), strict=True):
                 one.outcome.score = score
                 if one.outcome.status == OK:
-                    self._judge(one, detector, flag)
+                    self._anomalies.judge(one, detector, flag)
         pending.clear()
 
     def _replace(self, mark: Replaced) -> Outcome:
@@ -227,11 +181,7 @@ class Monitor:
         detector = self._detector_of(sensor)
         if detector is not None:
             detector.forget(sensor, self._groups.get(sensor))
-            self._alarms.pop(sensor, None)
-            self._drifts.pop(sensor, None)
-            raised = self._raised.pop(sensor, None)
-            if raised is not None:
-                outcome.events += ({**raised, **_ENDED, "time": _time_of(outcome), "reason": "sensor replaced"},)
+            outcome.events += self._anomalies.end(sensor, _time_of(outcome), "sensor replaced")
         outcome.events += self._limits.end(sensor, mark.time, None, "sensor replaced")
         trouble = self._troubles.pop(sensor, None)  # which no good reading will end
         outcome.events += (self._sensor_event(outcome, REPLACED, sensor, **_end_of(trouble)),)
@@ -257,7 +207,7 @@ class Monitor:
                 yield sensor, trouble.raised, OK
         for sensor, event in self._limits.open():
             yield sensor, event, "cleared"
-        for sensor, event in self._raised.items():
+        for sensor, event in self._anomalies.open():
             yield sensor, event, "cleared"
 
     def sensors(self) -> int:
@@ -334,107 +284,18 @@ class Monitor:
         kind = self._contract.kind_of(sensor)
         return None if kind is None else self._detectors.get(kind)
 
-    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[Detector, list[_Waiting]], anew: bool) -> None:
+    def _queue(self, reading: Reading, outcome: Outcome, pending: dict[Detector, list[Waiting]], anew: bool) -> None:
         detector = self._detector_of(reading.sensor)
         if detector is None:
             return
         if anew:
             detector.restart(reading.sensor)
         row, known = detector.take(reading, self._groups.get(reading.sensor))
-        pending.setdefault(detector, []).append(_Waiting(reading, outcome, row, known.suspicion))
+        pending.setdefault(detector, []).append(Waiting(reading, outcome, row, known.suspicion))
         if detector.warming(reading.sensor):
             outcome.status = WARMING
         outcome.tail_sum = known.tail_sum
-        if known.drifted or reading.sensor in self._drifts:
-            self._report_drift(reading, outcome, known.drifted)
-
-    def _report_drift(self, reading: Reading, outcome: Outcome, drifted: int) -> None:
-        """An event for each baseline that has reached its bound, and when it has left it again."""
-        sensor = reading.sensor
-        changed = drifted ^ self._drifts.pop(sensor, 0)
-        if drifted:
-            self._drifts[sensor] = drifted
-        for number, name in enumerate(LEARNED):
-            if changed >> number & 1:
-                event = {
-                    "type": "drift",
-                    "state": "raised" if drifted >> number & 1 else "cleared",
-                    "sensor": sensor,
-                    "time": format_time(reading.time),
-                    "baseline": name,
-                    "action": self._action_of(sensor),
-                    "bundle": asdict(self._origin),
-                }
-                outcome.events += (event,)
-
-    def _judge(self, one: _Waiting, detector: Detector, flag: bool) -> None:
-        """Flag and anomaly events of a reading, by the detector's rules."""
-        sensor, outcome, suspicion, rules = one.reading.sensor, one.outcome, one.suspicion, detector.spec.events
-        if rules is not None:
-            flag = suspicion is not None and (flag or suspicion.tail_sum >= rules.extreme_at)
-        outcome.flag = flag
-        alarm = self._alarms.get(sensor)
-        if alarm is None:
-            if not flag and suspicion is None:
-                return
-            alarm = self._alarms[sensor] = make_alarm(rules)
-        state = alarm.step(one.reading.time, suspicion, outcome.score or 0.0, flag)
-        if state == "raised":
-            event = self._anomaly(one, detector, alarm)
-            self._raised[sensor] = event
-            outcome.events += (event,)
-        elif state is not None:
-            event = {**self._anomaly(one, detector, alarm), "id": self._raised[sensor]["id"], "state": state}
-            if state == "peak":
-                event["score"] = alarm.best
-            outcome.events += (event,)
-        if state == "cleared":
-            del self._raised[sensor]
-        if not flag and suspicion is None:
-            del self._alarms[sensor]
-        raised = self._raised.get(sensor)
-        if raised is not None:
-            outcome.event = raised["id"]
-
-    def _anomaly(self, one: _Waiting, detector: Detector, alarm: Alarm) -> dict[str, Any]:
-        """A raised anomaly event of a reading."""
-        outcome, spec = one.outcome, detector.spec
-        return {
-            "type": "anomaly",
-            "state": "raised",
-            "id": f"{self._origin.digest[:8]}-{outcome.sensor}-{int(one.reading.time)}",
-            "severity": alarm.severity,
-            "sensor": outcome.sensor,
-            "time": _time_of(outcome),
-            "value": outcome.value,
-            "score": outcome.score,
-            "threshold": spec.threshold,
-            **({} if spec.events is None else {"tail_sum": alarm.highest, "extreme_at": spec.events.extreme_at}),
-            "why": _reasons(one, detector),
-            "action": self._contract.kinds[spec.kind].action,
-            "bundle": asdict(self._origin),
-        }
-
-
-_ENDED: dict[str, Any] = {"state": "cleared", "value": None, "score": None, "why": []}
-"""What an anomaly event says at its end where no reading is its cause."""
-
-
-def _reasons(one: _Waiting, detector: Detector) -> list[dict[str, Any]]:
-    """Each feature outside normal, the farthest first: in the kind's unit, and in tails (tails.py)."""
-    suspicion = one.suspicion
-    if detector.spec.events is None:
-        return [
-            {"feature": name, "value": number} for name, number in zip(detector.feature_names, one.row, strict=True)
-        ]
-    if suspicion is None:
-        return []
-    found = [
-        {"feature": name, "value": value * suspicion.scale, "tails": beyond}
-        for name, value, beyond in zip(FEATURES, suspicion.values, suspicion.beyond, strict=True)
-        if beyond > 0.0 and value is not None
-    ]
-    return sorted(found, key=lambda one: -float(one["tails"] or 0.0))
+        self._anomalies.report_drift(reading, outcome, known.drifted)
 
 
 def _end_of(trouble: _Trouble | None) -> dict[str, Any]:

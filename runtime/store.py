@@ -22,8 +22,8 @@ from msgspec import Struct
 from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime import database, ring
 from axlebox.runtime.database import NAME, SET_ASIDE, Unfit
-from axlebox.runtime.detector import NO_SENSOR, Outcome
 from axlebox.runtime.gate import MAX_SENSORS
+from axlebox.runtime.outcomes import NO_SENSOR, Outcome
 from axlebox.runtime.readings import Replaced
 from axlebox.runtime.statuses import INVALID, OK
 

@@ -16,8 +16,9 @@ from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Say
 from axlebox.runtime.config import Confirm
 from axlebox.runtime.daemon import Change
-from axlebox.runtime.detector import NO_SENSOR, Monitor, Outcome
+from axlebox.runtime.detector import Monitor
 from axlebox.runtime.gate import MAX_SENSORS
+from axlebox.runtime.outcomes import NO_SENSOR, Outcome
 from axlebox.runtime.probation import Probation
 from axlebox.runtime.readings import BadLine, Reading, Replaced, format_time
 from axlebox.runtime.statuses import INVALID, OK, STALE

@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind, Sensor
-from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.streaming import Streaming
 from axlebox.training.experiment import train_detector

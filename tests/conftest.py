@@ -44,7 +44,8 @@ from axlebox.firmware_bundle.trust import Bundle
 from axlebox.firmware_bundle.tuf_client import serialise
 from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
 from axlebox.runtime import features
-from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
 

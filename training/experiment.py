@@ -29,7 +29,8 @@ import pandas as pd
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.runtime.contract import check_contract
-from axlebox.runtime.detector import Detector, Monitor, Outcome
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import REPLACED
 from axlebox.training.fit import Fitted, fit_detector, make_rows
 from axlebox.training.forest import sklearn_score_rows

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet
 from axlebox.runtime import features
-from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.detector import Detector, Monitor
 from axlebox.runtime.features import Value
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import BadLine, Reading, Replaced
 from axlebox.runtime.siblings import Siblings
 from axlebox.runtime.streaming import Streaming

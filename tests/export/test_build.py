@@ -22,7 +22,8 @@ from axlebox.export.releases import read_releases
 from axlebox.export.schema import manifest_schema
 from axlebox.firmware_bundle.container import unpack
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind
-from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import Reading, parse_time
 from axlebox.runtime.version import VERSION
 from axlebox.training.forest import sklearn_score_rows

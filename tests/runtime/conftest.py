@@ -16,7 +16,7 @@ import pytest
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, Kind, Sensor
 from axlebox.runtime.cli import main
-from axlebox.runtime.detector import Outcome
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.experiment import TrainedDetector, train_detector

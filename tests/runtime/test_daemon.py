@@ -22,7 +22,8 @@ from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.firmware_bundle.trial import boot_id
 from axlebox.firmware_bundle.vehicle import Identity, Vehicle
 from axlebox.runtime.daemon import Change, Daemon, Totals, Watch, summary
-from axlebox.runtime.detector import Detector, Monitor, Origin
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import LineReader, Replaced
 from axlebox.runtime.sources import LineSource, StopSignal
 

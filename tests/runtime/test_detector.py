@@ -18,8 +18,9 @@ from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind, Sensor
 from axlebox.firmware_bundle.slots import Release, make_release
-from axlebox.runtime.detector import Detector, Monitor, Origin, Outcome, monitor_release
+from axlebox.runtime.detector import Detector, Monitor, monitor_release
 from axlebox.runtime.gate import MAX_SENSORS
+from axlebox.runtime.outcomes import Origin, Outcome
 from axlebox.runtime.readings import REPLACED, BadLine, Reading, Replaced, parse_time
 from axlebox.runtime.scorer import Scorer
 from axlebox.runtime.statuses import INVALID, OK, WARMING

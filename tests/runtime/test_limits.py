@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, FeatureSet, Kind, Sensor
-from axlebox.runtime.detector import Detector, Monitor, Origin, Outcome
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Origin, Outcome
 from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, parse_time
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, RANGE, RATE, STALE, STUCK, WARMING
 

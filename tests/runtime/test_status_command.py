@@ -16,7 +16,7 @@ from axlebox.firmware_bundle.receipts import MAX_LOG_BYTES
 from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
 from axlebox.runtime import database, status_command, stored
-from axlebox.runtime.detector import Outcome
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import format_time
 from axlebox.runtime.status_command import LINES
 from axlebox.runtime.store import Store

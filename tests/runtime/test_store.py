@@ -18,7 +18,7 @@ import pytest
 
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.runtime import database, ring, store, stored
-from axlebox.runtime.detector import NO_SENSOR, Outcome
+from axlebox.runtime.outcomes import NO_SENSOR, Outcome
 from axlebox.runtime.readings import Reading, Replaced
 from axlebox.runtime.statuses import INVALID, OK
 from axlebox.runtime.store import Counts, Store

@@ -20,7 +20,7 @@ import pytest
 
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.runtime import baselines, siblings, streaming, tails
-from axlebox.runtime.detector import Outcome
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.statuses import WARMING
 from axlebox.runtime.streaming import Streaming

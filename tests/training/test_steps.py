@@ -12,8 +12,9 @@ from sklearn.ensemble import IsolationForest
 from axlebox.export.forest_onnx import convert
 from axlebox.firmware_bundle.errors import AxleboxError, Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
-from axlebox.runtime.detector import REPLACED, Detector, Monitor, Origin
+from axlebox.runtime.detector import REPLACED, Detector, Monitor
 from axlebox.runtime.gate import Gate
+from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import LineReader, Reading, Replaced
 from axlebox.runtime.scorer import Scorer
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, RANGE, STUCK
