@@ -36,6 +36,7 @@ class Detector:
         self.spec = spec
         self.score_rows = score_rows
         self._features = features.find(spec.features)
+        self._make = self._features.maker(spec.features.constants)
         self._sensors: dict[str, features.Features] = {}
         self._seen: dict[str, int] = {}
         fresh_s = spec.features.constants.get("sibling_fresh_s")
@@ -52,7 +53,7 @@ class Detector:
         """
         sensor = self._sensors.get(reading.sensor)
         if sensor is None:
-            sensor = self._sensors[reading.sensor] = self._features(self.spec.features.constants)
+            sensor = self._sensors[reading.sensor] = self._make()
             self._seen[reading.sensor] = 0
         seen = self._seen[reading.sensor] = self._seen[reading.sensor] + 1
         deviation = None

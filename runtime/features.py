@@ -5,7 +5,8 @@ One implementation serves training and the vehicle.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Protocol
 
 from axlebox.firmware_bundle.errors import Malformed
@@ -22,6 +23,10 @@ class Features(Protocol):
     """Whether the set itself suspects something since the latest reading,"""
 
     def __init__(self, constants: Mapping[str, float]) -> None: ...
+
+    @classmethod
+    def maker(cls, constants: Mapping[str, float]) -> Callable[[], Features]:
+        """What makes the state of one sensor after the other, with the same constants."""
 
     def update(self, reading: Reading, deviation: float | None, warming: bool) -> tuple[float, ...]:
         """The feature row of the next reading; one number for each of the set's names.
@@ -62,6 +67,10 @@ class Value:
     def __init__(self, constants: Mapping[str, float]) -> None:
         if constants:
             raise Malformed(f"feature set value takes no constants, found {', '.join(constants)}")
+
+    @classmethod
+    def maker(cls, constants: Mapping[str, float]) -> Callable[[], Value]:
+        return partial(cls, constants)
 
     def update(self, reading: Reading, deviation: float | None, warming: bool) -> tuple[float, ...]:
         return (reading.value,)

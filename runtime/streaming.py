@@ -12,7 +12,8 @@ Only + - * / and sqrt are used: the same bits on every processor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 from axlebox.runtime.baselines import Baselines, Move
@@ -59,9 +60,9 @@ class Streaming:
     names: ClassVar[tuple[str, ...]] = FEATURES[:-1]
     """Those of the row. `value` is in the sum of tails alone: in the row it would hide what moves."""
 
-    def __init__(self, constants: Mapping[str, float]) -> None:
+    def __init__(self, constants: Mapping[str, float] | Constants) -> None:
         """Raises Malformed where the constants are not those of this feature set."""
-        self.constants = c = Constants.parse(constants)
+        self.constants = c = constants if isinstance(constants, Constants) else Constants.parse(constants)
         self._tails = Tails(c)
         self._reference = Baselines(c)
         self._shadow: _Shadow | None = None
@@ -75,6 +76,11 @@ class Streaming:
         self.tail_sum = 0.0
         """The reference's sum of tails at the latest reading."""
         self.suspected = False
+
+    @classmethod
+    def maker(cls, constants: Mapping[str, float]) -> Callable[[], Streaming]:
+        """For many sensors that share one set of constants. Raises Malformed as above."""
+        return partial(cls, Constants.parse(constants))
 
     @property
     def suspicion(self) -> Suspicion | None:
