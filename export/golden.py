@@ -86,10 +86,7 @@ def _picked(predictions: pd.DataFrame) -> pd.DataFrame:
 def _stretch(predictions: pd.DataFrame, spec: DetectorSpec, contract: Contract) -> list[Reading]:
     """The last readings of one sensor and its siblings, as many as the warm-up needs; then a fault of that sensor."""
     first = str(predictions["sensor"].iloc[-1])
-    known = contract.sensors.get(first)
-    group = None if known is None else known.group
-    members = [name for name, one in contract.sensors.items() if one.group == group and group is not None] or [first]
-    near = predictions[predictions["sensor"].isin(members)]
+    near = predictions[predictions["sensor"].isin(contract.members(first))]
     rows = min(_STREAM_ROWS, (spec.warmup + 2 * _FAULT_ROWS) * near["sensor"].nunique())
     readings = _to_readings(near.iloc[-rows:])
     return [*readings, *_fault(readings, first, spec)]

@@ -71,6 +71,13 @@ class Contract(Struct, frozen=True, forbid_unknown_fields=True):
             return known.kind
         return next(iter(self.kinds)) if len(self.kinds) == 1 else None
 
+    def members(self, sensor: str) -> list[str]:
+        """The ids of a sensor's group, its own among them; its own alone where it has none."""
+        known = self.sensors.get(sensor)
+        if known is None or known.group is None:
+            return [sensor]
+        return [name for name, one in self.sensors.items() if one.group == known.group]
+
     def only_sensor(self) -> str:
         """The sensor that two-column readings belong to."""
         return next(iter(self.sensors)) if len(self.sensors) == 1 else "temperature"

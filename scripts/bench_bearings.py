@@ -17,10 +17,10 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
 from axlebox.training.baselines import Baseline, count_alarms, fit_all
+from axlebox.training.evaluation import upper_bound
 from axlebox.training.experiment import TrainedDetector, train_detector
 from axlebox.training.faults import DAY_S, FAULTS
 from axlebox.training.parameters import BundleParameters, ForestParameters, Parameters, ThresholdParameters
@@ -215,7 +215,7 @@ def show(found: Sequence[Found]) -> None:
 
 def rate(events: int, hours: float) -> tuple[str, float]:
     """Text, and the upper 95 % bound of a Poisson rate, per 1,000 hours."""
-    bound = float(chi2.ppf(0.95, 2 * events + 2)) / 2 / hours * 1000
+    bound = 1000 * (upper_bound(events, hours) or np.inf)
     found = 1000 * events / hours
     return (
         f"{events} false events in {hours:,.0f} vehicle-hours: {found:.2f} per 1,000, at most {bound:.2f} (95 %)",

@@ -191,9 +191,9 @@ def judge(scored: pd.DataFrame, at: int, fault: Fault) -> Caught:
 
 def upper_bound(events: int, hours: float, per_hours: float = GOAL_HOURS) -> float:
     """95 % upper bound of the events in `per_hours`, Poisson, after so many in so many hours."""
-    from scipy.stats import chi2
+    from axlebox.training import evaluation
 
-    return float(chi2.ppf(0.95, 2 * events + 2)) / 2 / hours * per_hours
+    return (evaluation.upper_bound(events, hours) or math.inf) * per_hours
 
 
 class Seed(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
-from axlebox.runtime.readings import Reading
 from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.faults import FAULTS, Fault
 from axlebox.training.parameters import ThresholdParameters
@@ -73,14 +73,13 @@ def _with_fault(
     """Part of a series with a fault in it, and where that is."""
     at = int(random.integers(len(series) // 3, max(len(series) // 3 + 1, len(series) - _AFTER // 3)))
     first, last = max(0, at - _BEFORE), min(len(series), at + _AFTER)
-    times, values = series.times()[first:last], series.values()[first:last]
+    restarts = {one - first for one in series.restarts if first <= one < last}
+    part = Series(series.sensor, series.readings[first:last], series.deviations[first:last], restarts)
+    times, values = part.times(), part.values()
     hot, mask = fault.apply(times, values, times[at - first], random, scale)
-    part = Series(series.sensor)
     heat_before = 0.0  # a deviation is that of the reading before (siblings.py)
-    for number, reading in enumerate(series.readings[first:last]):
-        deviation = series.deviations[first + number]
-        part.readings.append(Reading(reading.time, reading.sensor, float(hot[number]), reading.line))
-        part.deviations.append(None if deviation is None else deviation + heat_before)
-        heat_before = float(hot[number] - values[number])
-    part.restarts = {one - first for one in series.restarts if first <= one < last}
+    for number, (deviation, value) in enumerate(zip(part.deviations, hot.tolist(), strict=True)):
+        part.readings[number] = structs.replace(part.readings[number], value=value)
+        part.deviations[number] = None if deviation is None else deviation + heat_before
+        heat_before = value - float(values[number])
     return part, mask

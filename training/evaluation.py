@@ -63,7 +63,7 @@ def evaluate(
                 "model": spec.model,
                 "feature_set": spec.features.name,
                 "threshold": spec.threshold,
-                **({} if spec.events is None else _check(seen[seen["kind"] == spec.kind], one.threshold, spec)),
+                **({} if spec.events is None else _check(seen[seen["kind"] == spec.kind], one.threshold)),
             }
             for spec, one in zip(detectors, features, strict=True)
         },
@@ -81,7 +81,7 @@ def exposure_days(seen: pd.DataFrame) -> float:
     return float((times.max() - times.min()).sum()) / 86400
 
 
-def _check(seen: pd.DataFrame, chosen: Mapping[str, Any], spec: DetectorSpec) -> dict[str, Any]:
+def _check(seen: pd.DataFrame, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The target against held-out time.
 
     An event whose tails go far beyond the threshold is what a fault looks like, and one in twenty false

@@ -19,7 +19,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +29,12 @@ import pandas as pd
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.runtime.contract import check_contract
-from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.detector import Monitor
 from axlebox.runtime.outcomes import Outcome
-from axlebox.runtime.readings import REPLACED
 from axlebox.training.fit import Fitted, fit_detector, make_rows
-from axlebox.training.forest import sklearn_score_rows
-from axlebox.training.frames import in_order
 from axlebox.training.parameters import BundleParameters, Parameters
-from axlebox.training.series import UNKNOWN, Progress, silent
+from axlebox.training.series import Progress, silent
+from axlebox.training.steps import answer_columns, outcomes_of, sklearn_monitor
 
 ONE_KIND = Contract({"temperature": Kind()})
 
@@ -50,14 +48,8 @@ class TrainedDetector:
 
     def monitor(self) -> Monitor:
         """A Monitor with empty state and scikit-learn in the model's place."""
-        detectors = {kind: Detector(one.spec, sklearn_score_rows(one.forest)) for kind, one in self.fitted.items()}
-        return Monitor(self.contract, detectors, UNKNOWN)
-
-    def outcomes(self, readings: pd.DataFrame) -> Iterator[Outcome]:
-        """What a vehicle would make of each reading, in order, from an empty state on."""
-        monitor = self.monitor()
-        for batch in in_order(readings):
-            yield from (one for one in monitor.process(batch) if one.status != REPLACED)
+        forests = {one.spec.model: one.forest for one in self.fitted.values()}
+        return sklearn_monitor(forests, [one.spec for one in self.fitted.values()], self.contract)
 
     def score(self, readings: pd.DataFrame) -> pd.DataFrame:
         """The readings with what a vehicle would make of them, in added columns.
@@ -66,7 +58,10 @@ class TrainedDetector:
         tail_sum, NaN likewise; flag; event, the id of the anomaly event that is raised, else missing (isna);
         severity of that event; peak, the score of an event's peak where one is told, else NaN.
         """
-        return readings.assign(**score_columns(list(self.outcomes(readings))))
+        outcomes = outcomes_of(self.monitor(), readings)
+        columns = answer_columns(outcomes)
+        columns["event"] = columns.pop("event_id")
+        return readings.assign(**columns, **_event_columns(outcomes))
 
 
 def train_detector(
@@ -89,8 +84,8 @@ def train_detector(
     return TrainedDetector(contract, {one.spec.kind: one for one in fitted})
 
 
-def score_columns(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Columns of `TrainedDetector.score`, one row for each outcome."""
+def _event_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Severity of the event that is raised at each reading, and the score of the peak that is told with it."""
     severity: dict[str, str] = {}
     peaks = np.full(len(outcomes), np.nan)
     severities = []
@@ -101,12 +96,4 @@ def score_columns(outcomes: list[Outcome]) -> dict[str, Any]:
                 if event["state"] == "peak":
                     peaks[number] = event["score"]
         severities.append(None if outcome.event is None else severity[outcome.event])
-    return {
-        "status": [one.status for one in outcomes],
-        "score": np.array([one.score for one in outcomes], dtype=np.float64),
-        "tail_sum": np.array([one.tail_sum for one in outcomes], dtype=np.float64),
-        "flag": [one.flag for one in outcomes],
-        "event": pd.Series([one.event for one in outcomes], dtype=object).to_numpy(),
-        "severity": pd.Series(severities, dtype=object).to_numpy(),
-        "peak": peaks,
-    }
+    return {"severity": pd.Series(severities, dtype=object).to_numpy(), "peak": peaks}

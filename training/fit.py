@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from msgspec import structs
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
@@ -102,7 +103,7 @@ def fit_detector(features: FeatureRows, parameters: Parameters) -> Fitted:
     if features.spec.events is None:
         forest = train_forest(features.rows, parameters)
         # scikit-learn flags score_samples < offset_, and the score is the negative of score_samples.
-        return Fitted(replace_threshold(features.spec, -float(forest.offset_)), forest, features)
+        return Fitted(structs.replace(features.spec, threshold=-float(forest.offset_)), forest, features)
     constants = features.spec.features.constants
     present = np.array([not name.startswith("sibling") or constants["siblings"] > 0 for name in Streaming.names])
     forest = train_on_tails(features.rows, present, parameters.forest)
@@ -112,11 +113,7 @@ def fit_detector(features: FeatureRows, parameters: Parameters) -> Fitted:
         _least_frequent(forest, features, features.spec.events, facts["allowed_mild"]),
     )
     forest.offset_ = -flag_at
-    return Fitted(replace_threshold(features.spec, flag_at), forest, features)
-
-
-def replace_threshold(spec: DetectorSpec, threshold: float) -> DetectorSpec:
-    return DetectorSpec(spec.kind, spec.model, spec.features, threshold, spec.warmup, spec.events)
+    return Fitted(structs.replace(features.spec, threshold=flag_at), forest, features)
 
 
 def _periods(readings: pd.DataFrame, contract: Contract) -> dict[str, float]:
@@ -176,7 +173,7 @@ class _Thresholds:
         prepared = self._prepared
         replays = replay(prepared.series, self._constants, prepared.warmups, what, progress)
         return [
-            Replayed(one.values[skip:], one.rows[skip:], one.tail_sum[skip:], one.suspected[skip:])
+            Replayed(one.rows[skip:], one.tail_sum[skip:], one.suspected[skip:], one.values)
             for one, skip in zip(replays, prepared.warmups, strict=True)
         ]
 

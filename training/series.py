@@ -53,9 +53,10 @@ class Series:
 class _Recorder(Detector):
     """In the place of a detector: writes down what it is given."""
 
-    def __init__(self, spec: DetectorSpec, fresh_s: float) -> None:
+    def __init__(self, kind: str, fresh_s: float) -> None:
+        spec = DetectorSpec(kind, "-", FeatureSet("value", 1), 0.0)
         super().__init__(spec, lambda rows: (np.zeros(len(rows)), np.zeros(len(rows), dtype=np.bool_)))
-        self._neighbours = Siblings(fresh_s)
+        self._siblings = Siblings(fresh_s)
         self._nothing = Value({})
         self._open: dict[str, Series] = {}
         self.series: list[Series] = []
@@ -67,8 +68,8 @@ class _Recorder(Detector):
             self.series.append(series)
         series.readings.append(reading)
         deviation = None
-        if group is not None:
-            deviation = self._neighbours.deviation(group, reading.sensor, reading.time, reading.value)
+        if group is not None and self._siblings is not None:
+            deviation = self._siblings.deviation(group, reading.sensor, reading.time, reading.value)
         series.deviations.append(deviation)
         return (0.0,), self._nothing
 
@@ -82,8 +83,7 @@ class _Recorder(Detector):
 
     def forget(self, sensor: str, group: str | None) -> None:
         self._open.pop(sensor, None)
-        if group is not None:
-            self._neighbours.forget(group, sensor)
+        super().forget(sensor, group)
 
 
 def record(
@@ -93,8 +93,7 @@ def record(
 
     `fresh_s` by kind, as in Siblings.
     """
-    value = FeatureSet("value", 1)
-    recorders = {kind: _Recorder(DetectorSpec(kind, "-", value, 0.0), fresh_s[kind]) for kind in contract.kinds}
+    recorders = {kind: _Recorder(kind, fresh_s[kind]) for kind in contract.kinds}
     monitor = Monitor(contract, recorders, UNKNOWN)
     stream, done = iter(items), 0
     while batch := list(islice(stream, _CHUNK)):
@@ -108,33 +107,38 @@ def record(
 class Replayed:
     """What the feature set `streaming` made of one series, a row for each reading."""
 
-    values: NDArray[np.float64]
-    """Features (n, 6), scaled; NaN where there is none."""
     rows: NDArray[np.float32]
     """The forest's rows (n, 5)."""
     tail_sum: NDArray[np.float64]
     suspected: NDArray[np.bool_]
+    values: NDArray[np.float64]
+    """Features (n, 6), scaled; NaN where there is none. Empty unless they were asked for."""
 
 
 def replay(
-    series: Sequence[Series], constants: Constants, warmups: Sequence[int], what: str, progress: Progress
+    series: Sequence[Series],
+    constants: Constants,
+    warmups: Sequence[int],
+    what: str,
+    progress: Progress,
+    with_values: bool = False,
 ) -> Iterator[Replayed]:
     """Each series through the vehicle's own Streaming, from an empty state; `warmups` in readings."""
-    flat = constants.flat()
     total, done = sum(map(len, series)), 0
     for one, warmup in zip(series, warmups, strict=True):
-        sensor = Streaming(flat)
-        values = np.full((len(one), len(FEATURES)), np.nan)
+        sensor = Streaming(constants)
+        values = np.full((len(one) if with_values else 0, len(FEATURES)), np.nan)
         rows = np.empty((len(one), len(Streaming.names)), dtype=np.float32)
         sums, suspected = np.empty(len(one)), np.zeros(len(one), dtype=np.bool_)
         for number, (reading, deviation) in enumerate(zip(one.readings, one.deviations, strict=True)):
             if number in one.restarts:
                 sensor.restart()
             rows[number] = sensor.update(reading, deviation, number < warmup)
-            values[number] = sensor.values
+            if with_values:
+                values[number] = sensor.values
             sums[number], suspected[number] = sensor.tail_sum, sensor.suspected
             done += 1
             if not done & 0x3FFF:
                 progress(what, done, total)
-        yield Replayed(values, rows, sums, suspected)
+        yield Replayed(rows, sums, suspected, values)
     progress(what, total, total)

@@ -12,6 +12,7 @@ import pandas as pd
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import REPLACED
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID
 from axlebox.training.forest import sklearn_score_rows
@@ -79,22 +80,40 @@ def predict(
     event and limit (True where an anomaly, or a limit or hot-or-sensor event is raised), and event_id
     of the anomaly event that is raised then, else None.
     """
-    made = {spec.kind: Detector(spec, sklearn_score_rows(forests[spec.model])) for spec in detectors}
-    monitor = Monitor(contract, made, UNKNOWN)
-    outcomes = [one for batch in in_order(readings) for one in monitor.process(batch) if one.status != REPLACED]
+    outcomes = outcomes_of(sklearn_monitor(forests, detectors, contract), readings)
     return readings.assign(
+        **answer_columns(outcomes),
         kind=readings["sensor"].map(contract.kind_of),
-        status=[outcome.status for outcome in outcomes],
-        score=np.array([outcome.score for outcome in outcomes], dtype=np.float64),
-        tail_sum=np.array([outcome.tail_sum for outcome in outcomes], dtype=np.float64),
-        flag=[outcome.flag for outcome in outcomes],
         event=[any(_is(event, "anomaly", "raised") for event in outcome.events) for outcome in outcomes],
-        event_id=pd.Series([outcome.event for outcome in outcomes], dtype=object).to_numpy(),
         limit=[
             any(_is(event, "limit", "raised") or _is(event, "sensor", HOT_OR_SENSOR) for event in outcome.events)
             for outcome in outcomes
         ],
     )
+
+
+def sklearn_monitor(
+    forests: Mapping[str, IsolationForest], detectors: Sequence[DetectorSpec], contract: Contract
+) -> Monitor:
+    """The vehicle's Monitor with empty state, and scikit-learn in the models' places; `forests` by model."""
+    made = {spec.kind: Detector(spec, sklearn_score_rows(forests[spec.model])) for spec in detectors}
+    return Monitor(contract, made, UNKNOWN)
+
+
+def outcomes_of(monitor: Monitor, readings: pd.DataFrame) -> list[Outcome]:
+    """What becomes of each reading of a frame, in its order."""
+    return [one for batch in in_order(readings) for one in monitor.process(batch) if one.status != REPLACED]
+
+
+def answer_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The answer to each reading: status, score and tail_sum (NaN where no model saw it), flag, event_id."""
+    return {
+        "status": [one.status for one in outcomes],
+        "score": np.array([one.score for one in outcomes], dtype=np.float64),
+        "tail_sum": np.array([one.tail_sum for one in outcomes], dtype=np.float64),
+        "flag": [one.flag for one in outcomes],
+        "event_id": pd.Series([one.event for one in outcomes], dtype=object).to_numpy(),
+    }
 
 
 def _is(event: Mapping[str, Any], what: str, state: str) -> bool:

@@ -58,10 +58,8 @@ def prepare(series: list[Series], period: float, settings: StreamingParameters, 
             f"{LEAST_READINGS} are needed, so that one of them lies beyond a tail's level of {SHARE:.0%}"
         )
     constants = _first_constants(series, settings, period)
-    spans = [
-        one.values[warmup:]
-        for one, warmup in zip(replay(series, constants, warmups, "features", progress), warmups, strict=True)
-    ]
+    replays = replay(series, constants, warmups, "features", progress, with_values=True)
+    spans = [one.values[warmup:] for one, warmup in zip(replays, warmups, strict=True)]
     resolution = _resolution(series) / constants.scale
     sides = _fit_tails(np.concatenate(spans), resolution)
     return Prepared(series, warmups, replace(constants, sides=sides), settings.warmup)

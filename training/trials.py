@@ -123,9 +123,7 @@ def _make_trial(
     sensor: str,
     random: np.random.Generator,
 ) -> Trial:
-    known = contract.sensors.get(sensor)
-    group = None if known is None else known.group
-    members = [name for name, one in contract.sensors.items() if group is not None and one.group == group] or [sensor]
+    members = contract.members(sensor)
     times = readings.loc[readings["sensor"] == sensor, "time"].to_numpy()
     at = int(random.integers(spec.warmup + _ROOM, max(spec.warmup + _ROOM + 1, int(0.7 * len(times)))))
     begin, end = times[max(0, at - spec.warmup - _BEFORE)], times[min(len(times) - 1, at + _AFTER)]
