@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from axlebox.firmware_bundle.manifest import EventRules
+from axlebox.runtime.remembering import State, kept, put_back
 from axlebox.runtime.streaming import Suspicion
 
-State = Literal["raised", "peak", "cleared"]
+Told = Literal["raised", "peak", "cleared"]
 Severity = Literal["extreme", "mild"]
+_KEPT = ("_recent", "_raised", "_collected", "best", "_told", "_told_until", "highest", "severity")
 
 
 class Alarm(Protocol):
@@ -20,8 +22,12 @@ class Alarm(Protocol):
     best: float
     """Highest score of the peak that was collected last."""
 
-    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> Told | None:
         """Take the next reading's answers (time in seconds); what is to be told of the event, if anything."""
+
+    def state(self) -> State: ...
+
+    def restore(self, state: State) -> None: ...
 
 
 class FlagAlarm:
@@ -35,9 +41,15 @@ class FlagAlarm:
     def __init__(self) -> None:
         self._raised = False
 
-    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> Told | None:
         was, self._raised = self._raised, flag
         return None if flag == was else "raised" if flag else "cleared"
+
+    def state(self) -> State:
+        return self._raised
+
+    def restore(self, state: State) -> None:
+        self._raised = state
 
 
 class RuledAlarm:
@@ -59,7 +71,7 @@ class RuledAlarm:
         self.highest = 0.0
         self.severity: Severity = "mild"
 
-    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> State | None:
+    def step(self, time: float, suspicion: Suspicion | None, score: float, flag: bool) -> Told | None:
         if suspicion is None:
             was, self._raised, self._recent = self._raised, False, 0
             return "cleared" if was else None
@@ -85,10 +97,16 @@ class RuledAlarm:
             self._collected, self.best = 1, score
         return None
 
-    def _tell(self, time: float, score: float) -> State:
+    def _tell(self, time: float, score: float) -> Told:
         self._collected, self.best, self._told = 0, score, score
         self._told_until = time + self._rules.hold_s
         return "peak"
+
+    def state(self) -> State:
+        return kept(self, _KEPT)
+
+    def restore(self, state: State) -> None:
+        put_back(self, _KEPT, state)
 
 
 def make_alarm(rules: EventRules | None) -> Alarm:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import asdict
 
-from axlebox.firmware_bundle.manifest import Contract
+from axlebox.firmware_bundle.manifest import Contract, EventRules
 from axlebox.runtime.alarms import Alarm, make_alarm
 from axlebox.runtime.baselines import LEARNED
 from axlebox.runtime.outcomes import Origin, Outcome
 from axlebox.runtime.readings import Reading, format_time
+from axlebox.runtime.remembering import State, by_sensor
 from axlebox.runtime.streaming import Suspicion
 from axlebox.runtime.streaming_constants import FEATURES
 
@@ -43,6 +44,21 @@ class Anomalies:
     def open(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Sensor and `raised` event of everything that is raised now."""
         yield from self._raised.items()
+
+    def state(self) -> State:
+        return [
+            by_sensor(self._alarms, lambda alarm: alarm.state()),
+            by_sensor(self._raised, dict),
+            by_sensor(self._drifts, int),
+        ]
+
+    def restore(self, state: State, rules_of: Callable[[str], EventRules | None]) -> None:
+        """`rules_of` says by which rules a sensor's events are raised."""
+        alarms, self._raised, self._drifts = state
+        self._alarms = {}
+        for sensor, alarm in alarms.items():
+            self._alarms[sensor] = make_alarm(rules_of(sensor))
+            self._alarms[sensor].restore(alarm)
 
     def end(self, sensor: str, time: str | None, reason: str) -> tuple[dict[str, Any], ...]:
         """Forget a sensor; the end of its event, where one is raised."""

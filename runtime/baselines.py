@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from axlebox.runtime.remembering import State, kept, put_back
 from axlebox.runtime.streaming_constants import FEATURES, Constants
 
 LEARNED: Final = ("level", "level by hour", "distance from siblings")
@@ -65,11 +66,15 @@ class Baselines:
         self.drifted = 0
         """Bits of what has reached its bound."""
 
+    def state(self) -> State:
+        return kept(self, _KEPT)
+
+    def restore(self, state: State) -> None:
+        put_back(self, _KEPT, state)
+
     def copy(self) -> Baselines:
         twin = Baselines(self._c)
-        for name in Baselines.__slots__:
-            value = getattr(self, name)
-            setattr(twin, name, value[:] if type(value) is list else value)
+        twin.restore([value[:] if type(value) is list else value for value in self.state()])
         return twin
 
     def restart(self) -> None:
@@ -184,3 +189,6 @@ class Baselines:
             self._filled += 1
         lows[now] = highs[now] = scaled
         self._low, self._high = min(lows[: self._filled]), max(highs[: self._filled])
+
+
+_KEPT = tuple(name for name in Baselines.__slots__ if name != "_c")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
-from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, EventRules
 from axlebox.firmware_bundle.slots import Release
 from axlebox.runtime import features
 from axlebox.runtime.anomalies import Anomalies, Waiting
@@ -19,6 +19,7 @@ from axlebox.runtime.heat import Cause
 from axlebox.runtime.limits import Limits
 from axlebox.runtime.outcomes import NO_SENSOR, Origin, Outcome
 from axlebox.runtime.readings import LATEST, REPLACED, BadLine, Reading, Replaced, format_time
+from axlebox.runtime.remembering import State, by_sensor, kept, of_sensors, put_back
 from axlebox.runtime.siblings import Siblings
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
 
@@ -74,6 +75,19 @@ class Detector:
         if known is not None and not known.restart():
             self.forget(sensor, None)
 
+    def state(self) -> State:
+        features = by_sensor(self._sensors, lambda one: one.state())
+        return [features, by_sensor(self._seen, int), self._siblings and self._siblings.state()]
+
+    def restore(self, state: State) -> None:
+        sensors, self._seen, siblings = state
+        self._sensors = {}
+        for name, one in sensors.items():
+            self._sensors[name] = self._make()
+            self._sensors[name].restore(one)
+        if self._siblings is not None:
+            self._siblings.restore(siblings)
+
     def forget(self, sensor: str, group: str | None) -> None:
         """The next reading of a sensor is its first: empty feature state, warm-up from the beginning."""
         self._sensors.pop(sensor, None)
@@ -92,6 +106,15 @@ class _Trouble:
         self.dropped = 0
         self.raised: dict[str, Any] | None = None
         """Its hot-or-sensor event while it is raised."""
+
+    def state(self) -> State:
+        return kept(self, _Trouble.__slots__)
+
+    @classmethod
+    def restored(cls, state: State) -> _Trouble:
+        trouble = cls()
+        put_back(trouble, cls.__slots__, state)
+        return trouble
 
 
 class Monitor:
@@ -152,6 +175,31 @@ class Monitor:
     def limit(self, sensor: str) -> str | None:
         """The worst severity of the limit events raised for a sensor: extreme, mild or None."""
         return self._limits.of(sensor)
+
+    def state(self) -> State:
+        """All that decides on what becomes of the next readings; `restricted` gives that of some sensors."""
+        return [
+            self._gate.state(),
+            {kind: detector.state() for kind, detector in self._detectors.items()},
+            self._anomalies.state(),
+            self._limits.state(),
+            by_sensor(self._troubles, _Trouble.state),
+        ]
+
+    def restore(self, state: State) -> None:
+        """Go on as the monitor of the same release that the state is from would. Raises ValueError, KeyError, TypeError
+        where it is not; then this monitor is of no use any more."""
+        gate, detectors, anomalies, limits, troubles = state
+        self._gate.restore(gate)
+        for kind, detector in self._detectors.items():
+            detector.restore(detectors[kind])
+        self._anomalies.restore(anomalies, self._rules_of)
+        self._limits.restore(limits)
+        self._troubles = {name: _Trouble.restored(one) for name, one in troubles.items()}
+
+    def _rules_of(self, sensor: str) -> EventRules | None:
+        detector = self._detector_of(sensor)
+        return None if detector is None else detector.spec.events
 
     def _attend(self, reading: Reading, outcome: Outcome, verdict: Verdict | None) -> None:
         """Sensor and limit events of a reading, where there may be any."""
@@ -236,7 +284,7 @@ class Monitor:
         if changed:
             was = {} if trouble.raised is None else {"id": trouble.raised["id"]}
             trouble.status, trouble.raised = outcome.status, None
-            details = {"line": outcome.line, "reason": outcome.reason, **was}
+            details = {"reason": outcome.reason, **was}
             event = self._sensor_event(outcome, outcome.status, outcome.sensor, **details)
             if outcome.status == HOT_OR_SENSOR and verdict is not None and verdict.episode is not None:
                 event = trouble.raised = self._hot_or_sensor(event, outcome, verdict.episode.limit)
@@ -297,6 +345,25 @@ class Monitor:
             outcome.status = WARMING
         outcome.tail_sum = known.tail_sum
         self._anomalies.report_drift(reading, outcome, known.drifted)
+
+
+def restricted(state: State, sensors: Collection[str]) -> State:
+    """What of a Monitor's state decides on the next readings of some sensors, their siblings among them."""
+    (now, clocks, quiet), detectors, anomalies, limits, troubles = state
+    return [
+        [now, of_sensors(clocks, sensors), [name for name in quiet if name in sensors]],
+        {
+            kind: [
+                of_sensors(features, sensors),
+                of_sensors(seen, sensors),
+                siblings and {group: of_sensors(members, sensors) for group, members in siblings.items()},
+            ]
+            for kind, (features, seen, siblings) in detectors.items()
+        },
+        [of_sensors(part, sensors) for part in anomalies],
+        of_sensors(limits, sensors),
+        of_sensors(troubles, sensors),
+    ]
 
 
 def _end_of(trouble: _Trouble | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import FeatureSet
 from axlebox.runtime.readings import Reading
+from axlebox.runtime.remembering import State
 from axlebox.runtime.streaming import Streaming, Suspicion
 
 
@@ -36,6 +37,11 @@ class Features(Protocol):
 
     def restart(self) -> bool:
         """The next reading comes after a long gap or by another clock; False where nothing is worth keeping."""
+
+    def state(self) -> State:
+        """All that it knows of its sensor, but for what it said of the latest reading."""
+
+    def restore(self, state: State) -> None: ...
 
     @property
     def suspicion(self) -> Suspicion | None:
@@ -77,6 +83,12 @@ class Value:
 
     def restart(self) -> bool:
         return False
+
+    def state(self) -> State:
+        return None
+
+    def restore(self, state: State) -> None:
+        pass
 
 
 _SETS: dict[tuple[str, int], type[Features]] = {("value", 1): Value, ("streaming", 1): Streaming}

@@ -17,6 +17,7 @@ from axlebox.firmware_bundle.manifest import Contract, Kind
 from axlebox.runtime.contract import check_contract
 from axlebox.runtime.heat import CLIMBED, IMPOSSIBLE_PER_S, STEP_SHARE, Cause, Episode
 from axlebox.runtime.readings import Reading, format_time
+from axlebox.runtime.remembering import State, by_sensor, kept, put_back
 from axlebox.runtime.statuses import INVALID, OK, RANGE, RATE, STUCK
 
 MAX_SENSORS = 4096
@@ -82,6 +83,9 @@ class _Clock:
         """Go on from an earlier time."""
         self.time, self.step, self.before, self.behind = time, 0.0, math.inf, 0
 
+    def state(self) -> State:
+        return [*kept(self, _CLOCK), None if self.watched is None else self.watched.state()]
+
 
 class _Checks:
     """The checks of a kind, ready for use; infinite where they are off."""
@@ -122,6 +126,18 @@ class _Watched:
         self.stuck = self.dropout = False
         self.dropout_at = -math.inf
 
+    def state(self) -> State:
+        return [*kept(self, _WATCHED), None if self.episode is None else self.episode.state()]
+
+    def restore(self, state: State) -> None:
+        *own, episode = state
+        put_back(self, _WATCHED, own)
+        self.episode = None if episode is None else Episode.restored(episode)
+
+
+_CLOCK = tuple(name for name in _Clock.__slots__ if name != "watched")
+_WATCHED = tuple(name for name in _Watched.__slots__ if name not in ("checks", "episode"))
+
 
 class Gate:
     """Decides on each reading in order of arrival, with a bounded state for each sensor.
@@ -146,6 +162,32 @@ class Gate:
         """Seconds that have passed by the readings and by `tick`; no clock of a sensor, which may be wrong."""
         self._ahead: float | None = None
         """By how much that is ahead of the caller's monotonic clock."""
+
+    def state(self) -> State:
+        quiet = [name for sensors in self._quiet.values() for name in sensors]
+        return [self._now, by_sensor(self._sensors, _Clock.state), quiet]
+
+    def restore(self, state: State) -> None:
+        """The time until the next `tick` counts as none."""
+        self._now, sensors, quiet = state
+        self._ahead = None
+        self._sensors = {name: self._restored(name, one) for name, one in sensors.items()}
+        for ones in self._quiet.values():
+            ones.clear()
+        for name in quiet:
+            watched = self._sensors[name].watched
+            if watched is None:
+                raise ValueError(f"nothing watches {name}")
+            self._quiet[watched.checks][name] = watched
+
+    def _restored(self, name: str, state: State) -> _Clock:
+        *own, watched = state
+        clock = _Clock(0.0, None)
+        put_back(clock, _CLOCK, own)
+        if watched is not None:
+            clock.watched = _Watched(self._checks[self._contract.kind_of(name) or ""])
+            clock.watched.restore(watched)
+        return clock
 
     def corrected(self, reading: Reading) -> Reading:
         """The reading with its sensor's commissioning offset added, which comes before everything else."""

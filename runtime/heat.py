@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from axlebox.runtime.remembering import State, kept, put_back
 from axlebox.runtime.statuses import HOT_OR_SENSOR
 
 MARGIN = 2.0
@@ -73,6 +74,17 @@ class Episode:
         self._may_be_sensor = False
         self._siblings: Mapping[str, float] = {}
 
+    def state(self) -> State:
+        return [self.cause.value, *kept(self, _KEPT)]
+
+    @classmethod
+    def restored(cls, state: State) -> Episode:
+        cause, *rest = state
+        episode = cls("", 0.0, 0.0, 0.0, False)
+        put_back(episode, _KEPT, rest)
+        episode.cause = Cause(cause)
+        return episode
+
     def weigh(self, climbed: bool, impossible: bool, siblings: Mapping[str, float]) -> None:
         """What is known at the beginning: `climbed` through the values between at a rate that can be, or came by an
         `impossible` jump from a level that was normal; and where the siblings were."""
@@ -120,3 +132,6 @@ class Episode:
 
     def _siblings_rose(self, now: Mapping[str, float]) -> bool:
         return any(value - self._siblings.get(name, value) >= SIBLING_RISE for name, value in now.items())
+
+
+_KEPT = tuple(name for name in Episode.__slots__ if name != "cause")

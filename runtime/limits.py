@@ -8,6 +8,7 @@ from typing import Any
 from axlebox.firmware_bundle.manifest import Contract
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.readings import Reading, format_time
+from axlebox.runtime.remembering import State, by_sensor
 
 HYSTERESIS = 2.0
 """Degrees below a limit at which its event is cleared, so that noise around it is one event."""
@@ -68,6 +69,12 @@ class Limits:
         for sensor, raised in self._raised.items():
             for event in raised.values():
                 yield sensor, event
+
+    def state(self) -> State:
+        return by_sensor(self._raised, dict)
+
+    def restore(self, state: State) -> None:
+        self._raised = state
 
     def of(self, sensor: str) -> str | None:
         """The worst severity that is raised for a sensor: extreme, mild or None."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from axlebox.runtime.remembering import State, by_sensor, kept, put_back
+
 
 class _Latest:
     """The last two readings of a sensor."""
@@ -66,6 +68,17 @@ class Siblings:
                 values += [middle + usual for _, usual in suspected]
         return was - _median(values) if len(values) > 1 else None
 
+    def state(self) -> State:
+        return {
+            group: by_sensor(members, lambda one: kept(one, _Latest.__slots__))
+            for group, members in self._groups.items()
+        }
+
+    def restore(self, state: State) -> None:
+        self._groups = {
+            group: {name: _restored(one) for name, one in members.items()} for group, members in state.items()
+        }
+
     def suspect(self, group: str, sensor: str, usual: float | None) -> None:
         """Say that something is suspected of a sensor that has reported, and how far it usually is from its siblings;
         None: nothing is suspected."""
@@ -76,6 +89,12 @@ class Siblings:
         members = self._groups.get(group)
         if members is not None:
             members.pop(sensor, None)
+
+
+def _restored(state: State) -> _Latest:
+    latest = _Latest(0.0, 0.0)
+    put_back(latest, _Latest.__slots__, state)
+    return latest
 
 
 def _median(values: list[float]) -> float:

@@ -18,10 +18,12 @@ from typing import ClassVar, NamedTuple
 
 from axlebox.runtime.baselines import Baselines, Move
 from axlebox.runtime.readings import Reading
+from axlebox.runtime.remembering import State, kept, put_back
 from axlebox.runtime.streaming_constants import FEATURES, Constants
 from axlebox.runtime.tails import RunningTails, Tails
 
 _HOUR_S = 3600.0
+_KEPT = ("_time", "_scaled", "_calm_s", "suspected")
 
 
 class Suspicion(NamedTuple):
@@ -44,7 +46,17 @@ class _Shadow:
         self._tails = RunningTails(constants)
         self._beyond = [0.0] * len(FEATURES)
         self._row = [0.0] * len(FEATURES)
-        self.restart = self._baselines.restart
+
+    def restart(self) -> None:
+        self._baselines.restart()
+
+    def state(self) -> State:
+        return [self._baselines.state(), self._tails.state()]
+
+    def restore(self, state: State) -> None:
+        baselines, tails = state
+        self._baselines.restore(baselines)
+        self._tails.restore(tails)
 
     def row(self, move: Move) -> list[float]:
         values = self._baselines.features(move)
@@ -81,6 +93,19 @@ class Streaming:
     def maker(cls, constants: Mapping[str, float]) -> Callable[[], Streaming]:
         """For many sensors that share one set of constants. Raises Malformed as above."""
         return partial(cls, Constants.parse(constants))
+
+    def state(self) -> State:
+        shadow = None if self._shadow is None else self._shadow.state()
+        return [*kept(self, _KEPT), self._reference.state(), shadow]
+
+    def restore(self, state: State) -> None:
+        *own, reference, shadow = state
+        put_back(self, _KEPT, own)
+        self._reference.restore(reference)
+        self._shadow = None
+        if shadow is not None:
+            self._shadow = _Shadow(self.constants, self._reference)
+            self._shadow.restore(shadow)
 
     @property
     def suspicion(self) -> Suspicion | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import sqrt
 
+from axlebox.runtime.remembering import State, kept, put_back
 from axlebox.runtime.streaming_constants import Constants
 
 SHARE = 0.02
@@ -21,6 +22,7 @@ CAP = 100.0
 """Beyond this y, a row shows no difference; the sum of tails does."""
 _EXCESS_CAP = 5.0
 """One reading counts at most so many mean excesses when a running tail learns."""
+_LEARNT = ("_level", "_excess")
 _SMALLEST = 0.05
 """A running mean excess stays above this share of the trained one."""
 
@@ -75,6 +77,12 @@ class RunningTails(Tails):
         super().__init__(constants)
         self._seconds = constants.tail_s
         self._smallest = [_SMALLEST * one for one in self._excess]
+
+    def state(self) -> State:
+        return kept(self, _LEARNT)
+
+    def restore(self, state: State) -> None:
+        put_back(self, _LEARNT, state)
 
     def learn(self, values: Sequence[float | None], beyond: Sequence[float], seconds: float) -> None:
         """Take in a reading that was measured just now, `seconds` after the one before."""

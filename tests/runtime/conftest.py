@@ -10,17 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, Kind, Sensor
+from axlebox.export.forest_onnx import convert
+from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, Golden, GoldenRow, Kind, Sensor
+from axlebox.firmware_bundle.skew import Runtime
+from axlebox.firmware_bundle.vehicle import Identity, Vehicle
 from axlebox.runtime.cli import main
-from axlebox.runtime.outcomes import Outcome
-from axlebox.runtime.readings import Reading
+from axlebox.runtime.detector import Detector, Monitor
+from axlebox.runtime.features import KNOWN_SETS
+from axlebox.runtime.outcomes import Origin, Outcome
+from axlebox.runtime.readings import Reading, Replaced, format_time
+from axlebox.runtime.scorer import Scorer
 from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.experiment import TrainedDetector, train_detector
 from axlebox.training.parameters import BundleParameters, Parameters, ThresholdParameters
+from tests.conftest import World
 
 
 class Ended:
@@ -40,6 +48,9 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+AXLEBOXD = [sys.executable, "-c", "from axlebox.runtime.cli import main; main()"]
+"""The program in a process of its own."""
 
 
 @pytest.fixture
@@ -159,3 +170,74 @@ def bearing() -> Bearing:
 @pytest.fixture(scope="session")
 def bearing_constants(bearing: Bearing) -> Constants:
     return bearing.constants
+
+
+# -- that detector in a release, on a box ----------------------------------------------------------
+
+FLEET = Contract(
+    {"bearing": Kind(range=(-40.0, 180.0), stuck_after_s=14_400.0, warn=60.0, critical=90.0, action="look at it")},
+    {name: Sensor("bearing", group="T204") for name in BEARINGS},
+)
+
+
+@pytest.fixture(scope="session")
+def fleet(world: Any, bearing: Bearing) -> World:
+    """A world whose releases hold that detector."""
+    fitted = bearing.trained.fitted["bearing"]
+    spec = msgspec.structs.replace(fitted.spec, model="model.onnx")
+    model = convert(fitted.forest, fitted.forest.n_features_in_)
+
+    class Fleet(World):
+        def golden(self) -> Golden:
+            detector = Detector(spec, Scorer(model).score_rows)
+            readings = stream(bearings(0.1, seed=3))
+            outcomes = Monitor(FLEET, {"bearing": detector}, Origin("x", 0, "0" * 64)).process(readings)
+            return Golden(
+                tuple(
+                    GoldenRow(format_time(one.time), one.sensor, one.value, float(outcome.score or 0), outcome.flag)
+                    for one, outcome in zip(readings, outcomes, strict=True)
+                )
+            )
+
+    return Fleet(fitted.forest, model, world.tiny_model, spec, FLEET)
+
+
+@pytest.fixture
+def box(fleet: World, tmp_path: Path) -> Vehicle:
+    """A provisioned vehicle with a confirmed release of that detector."""
+    made = Vehicle.provision(tmp_path / "box", fleet.root(), Identity("TRAIN-204", "edge-1"))
+    fleet.install(made, fleet.bundle(), runtime=Runtime("0.1.0", KNOWN_SETS, "another machine"))
+    fleet.confirm(made)
+    return made
+
+
+def faulty_days() -> list[Any]:
+    """Twelve days of four bearings: one is hot for hours, one stuck, one silent, one beyond its range; and a mark."""
+    sensors = bearings(12, seed=5)
+    hot, stuck, silent, wild = BEARINGS
+    changed = {
+        hot: [
+            msgspec.structs.replace(one, value=one.value + 25 * (1500 < at < 2400))
+            for at, one in enumerate(sensors[hot])
+        ],
+        stuck: [
+            msgspec.structs.replace(one, value=31.25) if 1600 < at < 1700 else one
+            for at, one in enumerate(sensors[stuck])
+        ],
+        silent: [one for at, one in enumerate(sensors[silent]) if not 2000 < at < 2600],
+        wild: [
+            msgspec.structs.replace(one, value=500.0 + at % 7) if 1800 < at < 1830 else one
+            for at, one in enumerate(sensors[wild])
+        ],
+    }
+    items: list[Any] = list(stream(changed))
+    items.insert(9000, Replaced(items[9000].time, silent))
+    return items
+
+
+def as_lines(items: Sequence[Any]) -> list[bytes]:
+    """Readings and marks as CSV."""
+    return [
+        f"{format_time(one.time)},{one.sensor},{one.value if isinstance(one, Reading) else 'replaced'}\n".encode()
+        for one in items
+    ]

@@ -232,7 +232,6 @@ def test_the_event_of_doubt_has_an_anomaly_s_urgency_and_its_end_names_it() -> N
         "state": HOT_OR_SENSOR,
         "sensor": "a",
         "time": "2026-04-01T12:05:00Z",
-        "line": 0,
         "reason": "150.0 lies outside the range -40.0 to 140.0",
         "id": f"0a1b2c3d-a-{int(NOON) + 300}-hot-or-sensor",
         "severity": "extreme",
