@@ -138,3 +138,24 @@ def score(bundle: Path, readings: Path, output: Path, trust: Path | None, as_jso
 
     totals = score_file(open_bundle(bundle, trust), readings, output)
     show({**msgspec.structs.asdict(totals), "output": str(output)}, as_json, *summary(totals), f"  in {output}")
+
+
+@click.command()
+@click.argument("capsule", type=BUNDLE_FILE)
+@click.argument("bundle", type=BUNDLE_FILE, required=False)
+@click.option("--vehicle-key", type=BUNDLE_FILE, help="The vehicle's vehicle.pub, to check the capsule's signature.")
+@trust_option
+@json_option
+def replay(capsule: Path, bundle: Path | None, vehicle_key: Path | None, trust: Path | None, as_json: bool) -> None:
+    """Replay an event from a vehicle's CAPSULE; 50 where score or reasons come out different.
+
+    BUNDLE is the release that it is of; by default the one in the workspace's dist with its digest.
+    """
+    from axlebox.export.capsules import open_capsule, release_of
+    from axlebox.runtime.capsule import replay as replay_capsule
+    from axlebox.runtime.event_commands import show_replay
+
+    found = open_capsule(capsule, vehicle_key)
+    show_replay(found, replay_capsule(found, release_of(found, bundle, trust)), as_json)
+    if vehicle_key is None:
+        click.echo("axlebox: the signature was not checked. DO: give --vehicle-key vehicle.pub", err=True)

@@ -27,6 +27,7 @@ _STICK = "axlebox.export.stick_commands"
         "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
         "diff": (f"{_BUNDLES}:diff", "What changes between two bundles: settings, components, signers, flags."),
         "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),
+        "replay": (f"{_BUNDLES}:replay", "Replay a vehicle's event from its capsule."),
         "stick": (f"{_STICK}:stick", "Fill a stick with bundles for vehicles, and check one."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -14,9 +14,9 @@ from axlebox.firmware_bundle.slots import make_release
 from axlebox.firmware_bundle.trust import Bundle, Proposal
 from axlebox.runtime.daemon import Totals
 from axlebox.runtime.detector import monitor_release
+from axlebox.runtime.lines import read_lines
 from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import LineReader, format_time
-from axlebox.runtime.sources import read_lines
 
 COLUMNS = ("time", "sensor", "value", "status", "score", "flag", "event")
 _BATCH_LINES = 8192

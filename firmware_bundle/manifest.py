@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -33,6 +33,15 @@ Positive = Annotated[int, Meta(ge=1)]
 Sequence = Annotated[int, Meta(ge=0, le=999_999_999)]
 
 
+class MustSee(Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault that the box must see in time: what `axleboxd drill` puts to the proof on the vehicle."""
+
+    fault: Literal["step", "ramp", "stuck", "silent"]
+    size: Span | None
+    """Degrees of a step, degrees a day of a ramp; None for the others."""
+    within_s: Span
+
+
 class Kind(Struct, frozen=True, forbid_unknown_fields=True):
     """What is expected of every sensor of one kind. Temperatures in `unit`; None switches a check off."""
 
@@ -48,6 +57,8 @@ class Kind(Struct, frozen=True, forbid_unknown_fields=True):
     critical: float | None = None
     action: Text | None = None
     """What the person who sees an event of this kind should do."""
+    must_see: tuple[MustSee, ...] = ()
+    """What the box must see of every sensor of this kind."""
 
 
 class Sensor(Struct, frozen=True, forbid_unknown_fields=True):

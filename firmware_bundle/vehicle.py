@@ -38,10 +38,12 @@ COMMAND_WAITS_S, DAEMON_WAITS_S = 5.0, 30.0
 _POLL_S = 0.02
 
 PROVED, RUN_LOCK, SOCKET, STORE, CONFIG = "proved.json", "run.lock", "axleboxd.sock", "store.db", "config.toml"
+DETECTOR_STATE, STORE_SET_ASIDE = "detector.state", "store.damaged.db"
 _OWN_NAMES = frozenset(
     (
         *("vehicle.json", "vehicle.key", "vehicle.pub", "root.json", "state.0", "state.1"),
         *("slots", "lock", "incoming.part", LOG, OLD_LOG, SEEN, PROVED, RUN_LOCK, SOCKET, CONFIG),
+        *(DETECTOR_STATE, DETECTOR_STATE + ".part", STORE_SET_ASIDE),
         *(STORE + end for end in ("", "-wal", "-shm", "-journal")),
     )
 )

@@ -32,8 +32,12 @@ def make_key(folder: Path) -> bytes:
 
 
 def read_public(folder: Path) -> bytes:
-    """The public half. Raises Malformed where the file does not hold one."""
-    path = folder / PUBLIC
+    """The public half, from the data folder. Raises Malformed where the file does not hold one."""
+    return parse_public(folder / PUBLIC)
+
+
+def parse_public(path: Path) -> bytes:
+    """A public half, from its file in hex. Raises Malformed where it holds none."""
     try:
         public = bytes.fromhex(disk.read_bounded(path, 4 * _KEY_BYTES).decode().strip())
     except ValueError as error:

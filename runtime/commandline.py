@@ -21,18 +21,22 @@ BUG = 70
 KEYBOARD = 130
 
 EXTRAS = {
+    "can": "can",
+    "cantools": "can",
     "kedro": "workstation",
     "kedro_telemetry": "workstation",
     "onnx": "workstation",
+    "paho": "mqtt",
     "pandas": "workstation",
     "pkcs11": "pkcs11",
+    "prometheus_client": "prometheus",
     "pyarrow": "workstation",
     "skl2onnx": "workstation",
     "sklearn": "workstation",
     "skops": "workstation",
     "yaml": "workstation",
 }
-"""Which extra of the distribution brings a module that the vehicle does without."""
+"""Which extra of the distribution brings a module that is not always there."""
 
 
 class LazyGroup(click.Group):

@@ -33,7 +33,17 @@ def _problem(kind: Kind) -> str | None:
     for field, number in numbers.items():
         if not math.isfinite(number) or (number <= 0 and field in _SPANS):
             return f"{field}: {number} is not {'a number above 0' if field in _SPANS else 'a temperature'}"
-    return _problem_of_range(kind, numbers) or _problem_of_order(kind)
+    return _problem_of_range(kind, numbers) or _problem_of_order(kind) or _problem_of_drill(kind)
+
+
+def _problem_of_drill(kind: Kind) -> str | None:
+    for number, one in enumerate(kind.must_see):
+        if (one.size is not None) != (one.fault in ("step", "ramp")):
+            what = "needs a size" if one.size is None else "has no size"
+            return f"must_see[{number}].size: a fault {one.fault!r} {what}"
+        if not math.isfinite(one.within_s) or not math.isfinite(one.size or 0.0):
+            return f"must_see[{number}]: {one.size} within {one.within_s} s are no finite numbers"
+    return None
 
 
 def _problem_of_range(kind: Kind, numbers: dict[str, float]) -> str | None:

@@ -1,21 +1,20 @@
-"""The daemon's loop: lines in, outcomes through the Monitor, events out."""
+"""The daemon's loop: readings in, outcomes through the Monitor, events out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
-from axlebox.firmware_bundle.errors import AxleboxError
 from axlebox.runtime.detector import Monitor
 from axlebox.runtime.outcomes import NO_SENSOR, Outcome
-from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced, format_time
-from axlebox.runtime.sinks import Sink
-from axlebox.runtime.sources import LineSource
+from axlebox.runtime.readings import REPLACED, Replaced, format_time
+from axlebox.runtime.sinks.base import Gone, Message, Outlet
+from axlebox.runtime.sources.base import Item, Source
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID, OK, STALE, WARMING
 
 _SHOWN_LINES = 5
@@ -29,7 +28,7 @@ class Totals(Struct):
     events: int = 0
     invalid: int = 0
     invalid_lines: list[str] = []
-    """The first few invalid lines, each as "number: reason"."""
+    """The first few invalid lines, each as "number: reason"; empty where the log has said them already."""
     held_back: dict[str, int] = {}
     """Readings that were no readings of a temperature, by status: invalid ones are counted above."""
     stale: int = 0
@@ -43,6 +42,10 @@ class Totals(Struct):
     replaced: int = 0
     """Marks, which are no readings."""
     cut_bytes: int = 0
+    lost: list[str] = []
+    """What sinks did not take, in words."""
+    restored: int = 0
+    """Sensors that were known from before."""
 
     def count(self, outcome: Outcome) -> None:
         if outcome.status == REPLACED:
@@ -74,7 +77,7 @@ def summary(totals: Totals) -> list[str]:
     lines = [f"{totals.readings} readings, {totals.flags} flagged, {totals.events} events, {totals.invalid} invalid"]
     lines += [f"  invalid line {line}" for line in totals.invalid_lines]
     more = totals.invalid - len(totals.invalid_lines)
-    if more:
+    if more and totals.invalid_lines:
         lines.append(f"  and {more} more")
     if totals.held_back:
         words = ", ".join(f"{count} {status}" for status, count in sorted(totals.held_back.items()))
@@ -104,14 +107,17 @@ class Watch(Protocol):
     def told(self) -> list[Replaced]:
         """What a person said since it was last asked."""
 
-    def saw(self, items: Sequence[Reading | BadLine | Replaced], outcomes: Sequence[Outcome]) -> None:
-        """What came, and what became of each."""
+    def clock_trusted(self) -> bool:
+        """Whether the box's clock can be right."""
 
-    def noticed(self, events: Sequence[dict[str, Any]]) -> None:
-        """Events that no reading caused, but the time that passed without one."""
+    def saw(self, items: Sequence[Item], outcomes: Sequence[Outcome], began: float) -> None:
+        """What came, and what became of each; when that began, in seconds of the monotonic clock."""
+
+    def noticed(self, events: Sequence[dict[str, Any]], counted: bool = True) -> None:
+        """Events that no reading caused, but the time that passed without one, or another release."""
 
     def turn(self) -> Change | None:
-        """Do what is due; the release that scores from the next reading on, where another one shall."""
+        """Do what is due; events of it, and the release that scores from the next reading on, where another shall."""
 
     def end(self) -> None:
         """The run ends in order, or by no fault of the release."""
@@ -119,64 +125,78 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Another release, with the events of the change."""
+    """What a turn brought."""
 
-    monitor: Monitor
     events: Sequence[dict[str, Any]]
+    monitor: Monitor | None = None
+    """Of another release,"""
+    handed_over: Sequence[dict[str, Any]] = ()
+    """with what of the old one's events it goes on with, or ends: told, and no news to be counted."""
 
 
 class Daemon:
-    """Scores everything a source gives; every whole line that was read is answered before the end."""
+    """Scores everything a source gives; everything that was read is answered before the end."""
 
-    def __init__(
-        self, monitor: Monitor, reader: LineReader, sinks: Sequence[Sink], with_readings: bool, watch: Watch
-    ) -> None:
+    def __init__(self, monitor: Monitor, watch: Watch, with_readings: bool = False) -> None:
         self._monitor = monitor
-        self._reader = reader
-        self._sinks = sinks
-        self._with_readings = with_readings
         self._watch = watch
         self._encode = msgspec.json.Encoder().encode
+        self.with_readings = with_readings
+        """Sinks get a line for every reading too."""
+        self.outlets: Sequence[Outlet] = ()
         self.totals = Totals()
 
-    def run(self, source: LineSource) -> Totals:
-        """Until the source ends or a stop is asked for."""
-        try:
-            for lines in source.batches():
-                self.step(lines)
-        except AxleboxError:
-            self._watch.end()  # a sink that failed is not the release's fault
-            raise
+    def run(self, source: Source, asked: Callable[[], bool] = bool) -> None:
+        """Until the source ends or stops because something else is `asked`."""
+        for items in source.batches():
+            self.step(items, source.patience_s, asked)
         self.totals.cut_bytes = source.cut_bytes
-        self._watch.end()
-        return self.totals
 
-    def step(self, lines: list[bytes]) -> None:
+    def step(self, arrived: Sequence[Item], patience_s: float = 0.0, asked: Callable[[], bool] = bool) -> None:
         """Answer what came, perhaps nothing, then let the Watch have its turn."""
-        items = [*self._watch.told(), *self._reader.read(lines)]
+        began = monotonic()
+        items = [*self._watch.told(), *arrived]
         outcomes = self._monitor.process(items)
-        out: list[bytes] = []
+        messages: list[Message] = []
         for outcome in outcomes:
             self.totals.count(outcome)
-            out += [self._encode(event) for event in outcome.events]
-            if self._with_readings:
-                out.append(self._encode(_reading_line(outcome)))
-        late = self._monitor.tick(monotonic())
+            if outcome.events:
+                outcome.events = tuple(self._stamped(outcome.events))
+                messages += map(self._message, outcome.events)
+            if self.with_readings:
+                messages.append(Message(self._encode(_reading_line(outcome))))
+        late = list(self._stamped(self._monitor.tick(began)))
         self.totals.count_events(late)
-        self._write([*out, *map(self._encode, late)])
-        self._watch.saw(items, outcomes)
+        self._put([*messages, *map(self._message, late)], patience_s, asked)
+        self._watch.saw(items, outcomes, began)
         if late:
             self._watch.noticed(late)
         change = self._watch.turn()
         if change is not None:
-            self._monitor = change.monitor
-            self._write([self._encode(event) for event in change.events])
+            self._monitor = change.monitor or self._monitor
+            events, handed_over = list(self._stamped(change.events)), list(self._stamped(change.handed_over))
+            self._watch.noticed(events)
+            self._watch.noticed(handed_over, counted=False)
+            self._put(list(map(self._message, [*events, *handed_over])), patience_s, asked)
 
-    def _write(self, lines: Sequence[bytes]) -> None:
-        if lines:
-            block = b"\n".join(lines) + b"\n"
-            for sink in self._sinks:
-                sink.write(block)
+    def _stamped(self, events: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Events that say whether the box's clock, by which some readings are stamped, can be right."""
+        if events:
+            trusted = self._watch.clock_trusted()
+            for event in events:
+                yield {**event, "clock_trusted": trusted}
+
+    def _message(self, event: Mapping[str, Any]) -> Message:
+        return Message(self._encode(event), event)
+
+    def _put(self, messages: Sequence[Message], patience_s: float, asked: Callable[[], bool]) -> None:
+        for outlet in self.outlets:
+            if messages:
+                outlet.put(messages, patience_s, asked)
+            if outlet.gone:
+                raise Gone(outlet.error or f"sink {outlet.uri} is gone")
+        if messages:
+            sleep(0)  # the sinks' threads go first: somebody waits for these, and for nothing that follows
 
 
 def _reading_line(outcome: Outcome) -> dict[str, object]:

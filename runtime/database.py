@@ -6,15 +6,17 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
+from axlebox.firmware_bundle.vehicle import STORE, STORE_SET_ASIDE
 
-NAME, SET_ASIDE = "store.db", "store.damaged.db"
-FORMAT = 1
+NAME, SET_ASIDE = STORE, STORE_SET_ASIDE
+FORMAT = 2
 """Stands in the database as its user_version."""
 
 _PAGE_BYTES = 1024
@@ -35,6 +37,15 @@ _SCHEMA = (
     "CREATE TABLE counts (digest TEXT PRIMARY KEY, session INTEGER NOT NULL, readings INTEGER NOT NULL,"
     " flags INTEGER NOT NULL, anomalies INTEGER NOT NULL, faults INTEGER NOT NULL, invalid INTEGER NOT NULL)"
     " WITHOUT ROWID",
+)
+_SINCE_2 = (
+    "CREATE TABLE source (position BLOB)",
+    "INSERT INTO source VALUES (NULL)",
+    "CREATE TABLE acks (event TEXT PRIMARY KEY, verdict TEXT NOT NULL, note TEXT NOT NULL, time REAL NOT NULL,"
+    " user TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE sketches (day INTEGER NOT NULL, sensor TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (day, sensor))"
+    " WITHOUT ROWID",
+    "CREATE TABLE capsules (id INTEGER PRIMARY KEY, event TEXT NOT NULL UNIQUE, body BLOB NOT NULL)",
     f"PRAGMA user_version = {FORMAT}",
 )
 
@@ -70,10 +81,20 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # Store does it, and counts what it writes
     db.execute("PRAGMA secure_delete = OFF")  # Debian builds it in, and every deleted block would be written once more
-    if found == 0:
+    if found < FORMAT:
         with transaction(db):
-            for statement in _SCHEMA:
+            for statement in (*_SCHEMA, *_SINCE_2) if found == 0 else _SINCE_2:
                 db.execute(statement)
+            if found == 1:
+                _number_by_items(db)
+
+
+def _number_by_items(db: sqlite3.Connection) -> None:
+    """Until format 1 blocks were numbered one by one; since then, by how many items there were up to their end."""
+    rows = db.execute("SELECT id, items FROM blocks ORDER BY id").fetchall()
+    ends = accumulate(items for _, items in rows)
+    for (number, _), end in reversed(list(zip(rows, ends, strict=True))):
+        db.execute("UPDATE blocks SET id = ? WHERE id = ?", (end, number))
 
 
 def _format(db: sqlite3.Connection) -> int:
@@ -120,8 +141,8 @@ def transaction(db: sqlite3.Connection, durable: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(data: Path) -> Iterator[sqlite3.Connection | None]:
-    """A read-only connection of one's own; None where nothing is kept yet.
+def reading(data: Path, since: int = 1) -> Iterator[sqlite3.Connection | None]:
+    """A read-only connection of one's own; None where nothing is kept yet, or in a format before `since`.
 
     Raises BoxDamaged, and AxleboxError where the file cannot be read now.
     """
@@ -134,7 +155,7 @@ def reading(data: Path) -> Iterator[sqlite3.Connection | None]:
             found = _format(db)
             if found > FORMAT:
                 raise BoxDamaged(f"{path} is of format {found}, and this runtime knows format {FORMAT}")
-            yield db if found else None
+            yield db if found >= since else None
     except (sqlite3.Error, OSError) as error:
         if is_damage(error):
             raise BoxDamaged(f"{path} is damaged: {error}") from error

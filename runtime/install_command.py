@@ -20,11 +20,12 @@ from axlebox.firmware_bundle.install import mend_state, preview
 from axlebox.firmware_bundle.stick import Choice, Stick
 from axlebox.firmware_bundle.vehicle import Occasion, Vehicle
 from axlebox.runtime.commandline import json_option, show
-from axlebox.runtime.commands import config_option, data_option, label_of_running, receipt_place
+from axlebox.runtime.commands import label_of_running, receipt_place
 from axlebox.runtime.config import Config, load_config
 from axlebox.runtime.control import ask_status
 from axlebox.runtime.machine import this_runtime
 from axlebox.runtime.maintenance import check_maintenance
+from axlebox.runtime.options import config_option, data_option
 from axlebox.runtime.privilege import become_owner, user_name
 from axlebox.runtime.screen import Screen
 from axlebox.runtime.statuses import OK, WARMING

@@ -22,11 +22,11 @@ class Probation:
         """`now` is the moment of the start, in seconds of the monotonic clock, as in `tick`."""
         self._starter = starter
         self._release = release
-        self._rule = rule
+        self.rule = rule
         self._say = say
         self._lived = False
         self._next_note = now + LIVED_S
-        self._next_confirm = now + rule.after_s
+        self._confirm_from = now
         self._confirming: subprocess.Popen[str] | None = None
         try:
             self.on_trial = starter.vehicle.state().trial == release.digest
@@ -43,9 +43,13 @@ class Probation:
             self.lived()
         if self._confirming is not None:
             self._look_at_confirmation()
-        elif self._rule.automatic and now >= self._next_confirm and scored >= self._rule.after_readings:
-            self._next_confirm = now + self._rule.after_s
+        elif self._has_run_well(now, scored):
+            self._confirm_from = now
             self._confirm()
+
+    def _has_run_well(self, now: float, scored: int) -> bool:
+        rule = self.rule
+        return rule.automatic and now >= self._confirm_from + rule.after_s and scored >= rule.after_readings
 
     def lived(self) -> None:
         """This start did not die early: it got old enough, or ends in order."""

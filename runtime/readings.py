@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ REPLACED = "replaced"
 _TIME, _SENSOR, _VALUE = "time", "sensor", "value"
 _PLAIN_LAYOUTS = {2: (_TIME, _VALUE), 3: (_TIME, _SENSOR, _VALUE)}
 _MAX_SENSOR_CHARS = 64
+_MOST_KNOWN_IDS = 4096
 _ALIASES = {"timestamp": _TIME}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 # A day inside the years 1 to 9999, so that every time that is read can also be written, in UTC and rounded.
@@ -48,6 +50,17 @@ class BadLine(Struct, frozen=True, gc=False):
 
     line: int
     reason: str
+
+
+class ReaderState(Struct, frozen=True):
+    """What a LineReader has found out, for one that goes on behind it."""
+
+    format: str | None = None
+    """`csv` or `json lines`, once a line has shown it."""
+    columns: tuple[str, ...] = ()
+    has_header: bool = False
+    line: int = 0
+    """Lines read."""
 
 
 class _JsonReading(Struct, frozen=True):
@@ -88,14 +101,24 @@ class LineReader:
     [Reading(time=1662768046.0, sensor='temperature', value=108.0, line=1)]
     """
 
-    def __init__(self, default_sensor: str) -> None:
-        self.format: str | None = None
-        """`csv` or `json lines`, once a line has shown it."""
-        self.columns: tuple[str, ...] = ()
-        self.has_header = False
+    def __init__(self, default_sensor: str, state: ReaderState | None = None) -> None:
+        state = state or ReaderState()
+        self.format, self.columns, self.has_header, self._line = (
+            state.format,
+            state.columns,
+            state.has_header,
+            state.line,
+        )
         self._default_sensor = default_sensor
-        self._line = 0
         self._json = msgspec.json.Decoder(_JsonReading)
+        self._time_text: str | None = None
+        self._moment = math.nan
+        """The last time that was read: many sensors report at the same moment."""
+        self._known_ids: dict[str, str] = {}
+
+    @property
+    def state(self) -> ReaderState:
+        return ReaderState(self.format, self.columns, self.has_header, self._line)
 
     def read(self, lines: Iterable[bytes]) -> list[Reading | BadLine | Replaced]:
         """Readings, marks and bad lines of the next lines, in order; blank lines and a header give nothing."""
@@ -149,13 +172,20 @@ class LineReader:
         cells = _split(text)
         if len(cells) != len(self.columns):
             raise ValueError(f"{_count(cells)}, expected {len(self.columns)} ({','.join(self.columns)})")
-        if len(cells) == 2 and not self.has_header:  # the quick way for the common case
-            time, value, sensor = cells[0], cells[1], self._default_sensor
+        if len(cells) == 3 and not self.has_header:  # the quick ways for the common cases
+            time, sensor, value = cells
+            sensor = self._sensor(sensor)
+        elif len(cells) == 2 and not self.has_header:
+            (time, value), sensor = cells, self._default_sensor
         else:
             row = dict(zip(self.columns, cells, strict=True))
             time, value = row[_TIME], row[_VALUE]
-            sensor = check_sensor_id(row[_SENSOR]) if _SENSOR in row else self._default_sensor
-        moment = _time(time)
+            sensor = self._sensor(row[_SENSOR]) if _SENSOR in row else self._default_sensor
+        if time == self._time_text:
+            moment = self._moment
+        else:
+            moment = self._moment = _time(time)
+            self._time_text = time
         try:
             return Reading(moment, sensor, _number(value), self._line)
         except ValueError:
@@ -163,12 +193,21 @@ class LineReader:
                 raise
             return Replaced(moment, sensor, self._line)
 
+    def _sensor(self, text: str) -> str:
+        """The id, always the same object for the same id; raises ValueError where it could not be one."""
+        known = self._known_ids.get(text)
+        if known is None:
+            known = check_sensor_id(text)
+            if len(self._known_ids) < _MOST_KNOWN_IDS:  # ids come from outside
+                self._known_ids[known] = known
+        return known
+
     def _read_json(self, text: str) -> Reading | Replaced:
         try:
             row = self._json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(f"not a JSON reading: {error}") from None
-        sensor = self._default_sensor if row.sensor is None else check_sensor_id(row.sensor)
+        sensor = self._default_sensor if row.sensor is None else self._sensor(row.sensor)
         if row.value is UNSET or row.replaced:
             return self._json_mark(row, sensor)
         return Reading(_time(row.time), sensor, float("nan") if row.value is None else row.value, self._line)

@@ -26,8 +26,9 @@ from axlebox.firmware_bundle.state import State
 from axlebox.firmware_bundle.vehicle import Vehicle
 from axlebox.runtime import stored
 from axlebox.runtime.commandline import json_option, show
-from axlebox.runtime.commands import data_option
 from axlebox.runtime.control import ask_status
+from axlebox.runtime.health import patience_s
+from axlebox.runtime.options import data_option
 from axlebox.runtime.privilege import become_owner
 from axlebox.runtime.readings import format_time
 from axlebox.runtime.screen import wrapped
@@ -39,9 +40,6 @@ LINES = 23
 _SHOWN = ((6, 4), (6, 2), (5, 2), (4, 2), (4, 1), (3, 1), (2, 1), (1, 1), (1, 0))
 """Sensors and events on a screen: the first of these that fits."""
 _ENTRY_LINES, _HEALTH_LINES = 2, 3
-SILENT_S = 60.0
-"""Without a period in the contract, so many seconds without a reading are too many."""
-_SILENT_PERIODS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def judge(picture: Picture) -> AxleboxError | None:
     if fault is not None:
         return fault
     silence = min((one["age_s"] for one in daemon["sensors"]), default=daemon["up_s"])
-    if silence > _patience_s(picture.release):
+    if silence > patience_s(picture.release.manifest.contract):
         return NoData(f"no reading for {_span(silence)}. DO: check the source of the readings")
     return None
 
@@ -149,11 +147,6 @@ def _fault(sensors: Sequence[Mapping[str, Any]]) -> SensorFault | None:
     if faulty:
         return SensorFault(f"at fault: {_some(faulty)}. DO: check the sensor and its cable")
     return None
-
-
-def _patience_s(release: Release) -> float:
-    periods = [kind.period_s for kind in release.manifest.contract.kinds.values() if kind.period_s]
-    return max(SILENT_S, _SILENT_PERIODS * max(periods, default=0.0))
 
 
 def record(picture: Picture, trouble: AxleboxError | None) -> dict[str, Any]:
@@ -214,6 +207,8 @@ def _describe(
     yield f"FALLBACK  {_other(picture)}"
     yield f"FLOOR     {_floor(picture)}"
     yield f"DAEMON    {_daemon(picture)}"
+    for name, trouble_of_it in _ends_in_trouble(picture.daemon or {}):
+        yield f"{name:<8}  {trouble_of_it}"
     for number, one in enumerate(picture.sensors[:sensors]):
         yield f"{'' if number else 'READINGS':<8}  {_reading(one)}"
     more = max(0, len(picture.sensors) - sensors) + (picture.daemon or {}).get("more_sensors", 0)
@@ -266,12 +261,26 @@ def _daemon(picture: Picture) -> str:
     if daemon is None:
         return "not running"
     words = f"running for {_span(daemon['up_s'])}, {daemon['readings']} readings"
+    if daemon["bytes_per_day"]:
+        words += f", writes {daemon['bytes_per_day'] / 1e6:.1f} MB a day"
     runs = daemon["release"]
     if picture.state.running not in (None, runs["digest"]):
         words += f", still with {runs['name']} {runs['version']}"
     if daemon["refused"]:
         words += f"; did not take {daemon['refused']['digest'][:8]} over: {daemon['refused']['reason']}"
     return words
+
+
+def _ends_in_trouble(daemon: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the daemon's source and sinks."""
+    source = daemon.get("source")
+    if source and not source["connected"]:
+        yield "SOURCE", f"{source['uri']} is not there: {source['error']}"
+    if source and source["lost"]:
+        yield "SOURCE", f"{source['uri']} lost {source['lost']} readings"
+    for sink in daemon.get("sinks", ()):
+        if sink["dropped"] or sink["error"]:
+            yield "SINK", f"{sink['error'] or sink['uri']}, {sink['dropped']} dropped"
 
 
 def _reading(one: Mapping[str, Any]) -> str:

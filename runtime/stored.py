@@ -18,7 +18,7 @@ from msgspec import Struct
 from axlebox.firmware_bundle.errors import BoxDamaged
 from axlebox.runtime import database, ring
 from axlebox.runtime.readings import Replaced
-from axlebox.runtime.store import Counts
+from axlebox.runtime.store import Ack, Counts
 
 
 class LastReading(Struct, frozen=True):
@@ -39,7 +39,9 @@ def session(data: Path) -> int:
 
 
 def blocks(data: Path, since_session: int = 0, after: int = 0) -> Iterator[tuple[int, list[ring.Item]]]:
-    """Blocks of the ring with their ids, oldest first: those of a session and later ones, behind a block.
+    """The ring, block by block, oldest first: of a session and later ones, behind the item with a number.
+
+    Each with the number of its last item, counted over all that were ever kept (Store.taken).
 
     One block is in memory at a time. No transaction stays open between two of them, so a slow
     reader holds nobody up; blocks that are deleted or added meanwhile are left out or included.
@@ -47,16 +49,19 @@ def blocks(data: Path, since_session: int = 0, after: int = 0) -> Iterator[tuple
     with database.reading(data) as db:
         while db is not None:
             row = db.execute(
-                "SELECT id, body FROM blocks WHERE id > ? AND session >= ? ORDER BY id LIMIT 1", (after, since_session)
+                "SELECT id, items, body FROM blocks WHERE id > ? AND session >= ? ORDER BY id LIMIT 1",
+                (after, since_session),
             ).fetchall()
             if not row:
                 return
-            after, body = row[0]
-            yield after, ring.decode(body)
+            end, count, body = row[0]
+            known = max(0, after - (end - count))
+            after = end
+            yield end, ring.decode(body)[known:]
 
 
 def before_the_last(data: Path, items: int) -> int:
-    """Id of the newest block such that those behind it hold at least so many readings, where the ring does."""
+    """Number of an item behind which the ring has at least so many, and few more; 0 where it has fewer."""
     with database.reading(data) as db:
         rows = db.execute("SELECT id, items FROM blocks ORDER BY id DESC") if db else ()
         for number, count in rows:
@@ -98,6 +103,42 @@ def marks(data: Path) -> list[Replaced]:
     with database.reading(data) as db:
         rows = db.execute("SELECT time, sensor FROM marks ORDER BY id").fetchall() if db else []
     return [Replaced(time, sensor) for time, sensor in rows]
+
+
+def position(data: Path) -> bytes | None:
+    """How far the source had been read at the end of the ring."""
+    with database.reading(data, since=2) as db:
+        found: bytes | None = db.execute("SELECT position FROM source").fetchone()[0] if db else None
+    return found
+
+
+def capsule(data: Path, event: str) -> bytes | None:
+    """What reproduces an event, where it is kept."""
+    with database.reading(data, since=2) as db:
+        row = db.execute("SELECT body FROM capsules WHERE event = ?", (event,)).fetchone() if db else None
+    return None if row is None else bytes(row[0])
+
+
+def sketch(data: Path, day: int, sensor: str) -> bytes | None:
+    with database.reading(data, since=2) as db:
+        select = "SELECT body FROM sketches WHERE day = ? AND sensor = ?"
+        row = db.execute(select, (day, sensor)).fetchone() if db else None
+    return None if row is None else bytes(row[0])
+
+
+def event(data: Path, event_id: str) -> dict[str, Any] | None:
+    """The newest that was told of an event; None where the store does not know it."""
+    with database.reading(data) as db:
+        select = "SELECT body FROM events WHERE json_extract(body, '$.id') = ? ORDER BY id DESC LIMIT 1"
+        row = db.execute(select, (event_id,)).fetchone() if db else None
+    return None if row is None else msgspec.json.decode(row[0], type=dict[str, Any])
+
+
+def acks(data: Path) -> dict[str, Ack]:
+    """What people said of events, by the event's id."""
+    with database.reading(data, since=2) as db:
+        rows = db.execute("SELECT event, verdict, note, time, user FROM acks").fetchall() if db else []
+    return {event: Ack(verdict, note, time, user) for event, verdict, note, time, user in rows}
 
 
 def counts(data: Path, digest: str) -> Counts:

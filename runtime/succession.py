@@ -23,13 +23,13 @@ from axlebox.firmware_bundle.vehicle import Occasion, Say
 from axlebox.runtime import stored
 from axlebox.runtime.detector import Monitor, monitor_release
 from axlebox.runtime.ring import Item
+from axlebox.runtime.snapshots import readings_to_warm_up, replay
 from axlebox.runtime.store import Store
 
 LOOK_S = 0.5
 """How often the installation record is looked at."""
 AGAIN_S = 30.0
 """After a failure the same record is looked at again so much later."""
-MAX_REPLAYED = 1_000_000
 _LEVEL = 64
 """So few readings behind, the change costs no more than a batch does."""
 _CHUNK = 256
@@ -61,10 +61,10 @@ class Succession:
         self.failure: dict[str, str] | None = None
         """Digest and reason of the last release that could not be taken over."""
 
-    def look(self, now: float, at_most: Callable[[int], int]) -> None:
+    def look(self, now: float, sensors: Callable[[], int]) -> None:
         """At most every LOOK_S of the monotonic clock: begin to prepare what shall run next.
 
-        `at_most` says, for a warm-up, how many readings of the ring are worth a replay.
+        `sensors` says how many there are to be warmed up.
         """
         if now < self._look_at or self._preparation is not None:
             return
@@ -79,7 +79,7 @@ class Succession:
             self._say(f"{error}; the release that runs goes on")
             return
         if wanted not in (self._digest, None):
-            self._preparation = _Preparation(wanted, self._starter, self._store, at_most, self._say)
+            self._preparation = _Preparation(wanted, self._starter, self._store, sensors, self._say)
 
     def pass_on(self, items: Sequence[Item]) -> None:
         """Give what the running release was given to the one that is being prepared too."""
@@ -106,14 +106,14 @@ class Succession:
 class _Preparation:
     """One release being prepared, in a thread."""
 
-    def __init__(self, wanted: str, starter: Starter, store: Store, at_most: Callable[[int], int], say: Say) -> None:
+    def __init__(self, wanted: str, starter: Starter, store: Store, sensors: Callable[[], int], say: Say) -> None:
         self.wanted = wanted
         self._starter = starter
         self._say = say
-        self._at_most = at_most
+        self._sensors = sensors
         # All are taken between two batches, so that what was read by now is in them, and only once.
-        self._session, self._last_block = store.session, store.last_block
-        self._pending = store.pending()
+        self._since_session = store.since_session
+        self._flushed, self._pending = store.pending()
         self.backlog: list[Item] = []
         """What the daemon has scored since."""
         self.successor: Successor | None = None
@@ -153,22 +153,17 @@ class _Preparation:
 
     def _replay(self, release: Release, monitor: Monitor) -> None:
         """Bring a new monitor to where the present one is, but for at most _LEVEL readings."""
-        warmup = max(detector.warmup for detector in release.manifest.detectors)
-        wanted = min(self._at_most(warmup), MAX_REPLAYED) - len(self._pending)
+        wanted = readings_to_warm_up(release, self._sensors()) - len(self._pending)
         data = self._starter.vehicle.data
-        for number, items in stored.blocks(data, self._session, after=stored.before_the_last(data, wanted)):
-            if number > self._last_block:
+        for number, items in stored.blocks(data, self._since_session, after=stored.before_the_last(data, wanted)):
+            if number > self._flushed:
                 break
-            self._feed(monitor, items)
-        self._feed(monitor, self._pending)
+            replay(monitor, items, _CHUNK)
+        replay(monitor, self._pending, _CHUNK)
         while len(self.backlog) > _LEVEL:
             ready = len(self.backlog)  # the daemon goes on adding behind it
-            self._feed(monitor, self.backlog[:ready])
+            replay(monitor, self.backlog[:ready], _CHUNK)
             del self.backlog[:ready]
-
-    def _feed(self, monitor: Monitor, items: Sequence[Item]) -> None:
-        for start in range(0, len(items), _CHUNK):
-            monitor.process(items[start : start + _CHUNK])
 
 
 def hand_over(old: Monitor, new: Monitor) -> list[dict[str, Any]]:

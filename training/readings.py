@@ -17,8 +17,8 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, FileName, Sha256, decode, encode
 from axlebox.runtime.gate import Gate
+from axlebox.runtime.lines import read_lines
 from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced
-from axlebox.runtime.sources import read_lines
 from axlebox.runtime.statuses import INVALID, OK
 from axlebox.training.workspace import Workspace
 

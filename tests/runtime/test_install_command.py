@@ -296,7 +296,7 @@ def test_a_configuration_with_a_mistake_stops_an_installation(install: Install, 
     (vehicle / "config.toml").write_text("[maintenance]\nfil = '/x'\n")
     ended = install(stick(7))
     assert ended.code == 2
-    assert "config.toml" in ended.err and "Did you mean file?" in ended.err
+    assert "config.toml" in ended.err and "did you mean file?" in ended.err
     assert receipts(vehicle) == []
 
 

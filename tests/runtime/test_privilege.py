@@ -31,6 +31,7 @@ from axlebox.runtime import (
     privilege,
     run_command,
     selftest,
+    service,
     status_command,
     stored,
 )
@@ -237,7 +238,7 @@ class Box:
         sys.argv = ["axleboxd", *map(str, words), "--data", str(self.data)]
         here = pytest.MonkeyPatch()
         here.setattr(selftest, "run_apart", lambda slot: f"{selftest.check_golden(open_slot(slot))}/20")
-        here.setattr(run_command, "run_apart", selftest.run_apart)
+        here.setattr(service, "run_apart", selftest.run_apart)
         here.setenv("SUDO_USER", "ann")
         if patch is not None:
             patch(here)

@@ -382,3 +382,13 @@ def test_timestamp_is_another_word_for_time_in_a_header() -> None:
     (reading,) = read(b"timestamp,value", b"2022-09-10 00:00:46,20.5")
     assert isinstance(reading, Reading)
     assert (reading.time, reading.value) == (1662768046.0, 20.5)
+
+
+def test_a_time_and_an_id_that_were_read_before_are_checked_all_the_same() -> None:
+    reader = LineReader("x")
+    lines = [b",a,1", b"2026-01-01T00:00:00Z,a,1", b"2026-01-01T00:00:00Z,a,2", b",a,3", b"2026-01-01T00:00:01Z,,4"]
+    found = reader.read([*lines, b"2026-01-01T00:00:00Z,a,5"])
+    assert [type(one) for one in found] == [BadLine, Reading, Reading, BadLine, BadLine, Reading]
+    good = [one for one in found if isinstance(one, Reading)]
+    assert [one.time for one in good] == [1767225600.0] * 3
+    assert good[0].sensor is good[2].sensor

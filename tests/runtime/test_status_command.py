@@ -85,6 +85,8 @@ def daemon(data: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         **{"pid": 7, "up_s": 90.0, "release": release, "readings": 100, "scored": 100, "refused": None},
         **{"sensors": [sensor("axle-1")], "more_sensors": 0},
         "store": {"error": None, "dropped": 0, "bytes_written": 0},
+        **{"source": {"uri": "can:", "connected": True, "reconnects": 0, "lost": 0, "error": None}, "sinks": []},
+        "bytes_per_day": 0.0,
     }
     monkeypatch.setattr(status_command, "ask_status", lambda folder: answer)
     return answer
@@ -330,3 +332,16 @@ def test_status_changes_nothing(status: Status, data: Path) -> None:
     status()
     assert contents(data) == before
     assert stored.last_events(data, 1)
+
+
+def test_a_source_that_is_not_there_and_a_sink_that_drops_are_shown(run: Any, daemon: dict[str, Any]) -> None:
+    daemon["source"] = {"uri": "can:", "connected": False, "reconnects": 3, "lost": 12, "error": "Network is down"}
+    daemon["sinks"] = [
+        {"uri": "mqtt:", "queued": 5, "written": 7, "dropped": 4, "error": None},
+        {"uri": "file:/x", "queued": 0, "written": 7, "dropped": 0, "error": None},
+    ]
+    daemon["bytes_per_day"] = 16_500_000.0
+    words = run("status").words
+    said = ("SOURCE can: is not there: Network is down", "SOURCE can: lost 12 readings", "SINK mqtt:, 4 dropped")
+    assert all(line in words for line in (*said, "16.5 MB a day"))
+    assert "file:/x" not in words

@@ -9,7 +9,10 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,9 @@ from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.runtime import database, ring, store, stored
 from axlebox.runtime.outcomes import NO_SENSOR, Outcome
 from axlebox.runtime.readings import Reading, Replaced
+from axlebox.runtime.sketches import Sketch
 from axlebox.runtime.statuses import INVALID, OK
-from axlebox.runtime.store import Counts, Store
+from axlebox.runtime.store import Ack, Counts, Store, acknowledge
 
 START = 1_700_000_000.0
 
@@ -142,8 +146,9 @@ def test_the_flushed_and_the_pending_readings_are_all_readings_in_order(kept: St
     kept.add(items[250:500])
     kept.flush()
     kept.add(items[500:])
-    assert bits([*stored.recent(tmp_path), *kept.pending()]) == bits(items)
-    assert kept.pending() is not kept.pending()
+    before, waiting = kept.pending()
+    assert bits([*stored.recent(tmp_path), *waiting]) == bits(items)
+    assert before == 500 and kept.pending()[1] is not waiting
     assert stored.marks(tmp_path) == [Replaced(START + 3, "axle-7")]
 
 
@@ -152,9 +157,11 @@ def test_more_than_a_blocks_readings_become_several_blocks(kept: Store, tmp_path
     kept.add(items)
     kept.flush()
     found = list(stored.blocks(tmp_path))
-    assert [number for number, _ in found] == [1, 2] and kept.last_block == 2
+    assert [number for number, _ in found] == [store.BLOCK_READINGS, len(items)] and kept.taken == len(items)
     assert [one for _, block in found for one in block] == items
-    assert list(stored.blocks(tmp_path, after=1)) == found[1:]
+    assert list(stored.blocks(tmp_path, after=store.BLOCK_READINGS)) == found[1:]
+    ((number, rest),) = stored.blocks(tmp_path, after=len(items) - 3)
+    assert (number, rest) == (len(items), items[-3:])
 
 
 def test_each_start_is_a_session_and_recent_can_leave_out_earlier_ones(tmp_path: Path, said: list[str]) -> None:
@@ -251,7 +258,7 @@ def test_marks_digests_and_sensors_are_bounded(kept: Store, tmp_path: Path, monk
         kept.note(f"digest {number}", [*strangers, Outcome(2, "good", 2.0, 2.0, OK)])
         kept.flush()
     kept.note("d", [Outcome(1, f"more {n}", 1.0, 1.0, INVALID, "unknown") for n in range(50)])
-    assert len(kept._last) <= 20
+    assert len(kept._waiting.last) <= 20
     assert kept.last_error is None
     assert [mark.time - START for mark in stored.marks(tmp_path)] == list(range(5, 15))
     assert stored.counts(tmp_path, "first") == Counts() == stored.counts(tmp_path, "digest 6")
@@ -270,12 +277,12 @@ def test_what_waits_is_bounded_and_the_oldest_is_dropped_and_counted(
         opened.add(items[start : start + 100])
         opened.event({"start": start})
         opened.flush()
-    assert opened.pending() == items[300:] and opened.dropped == 303
+    assert opened.pending()[1] == items[300:] and opened.dropped == 303
     assert opened.failures == 14 and opened.last_error == "unable to open database file" and opened.session == 0
     assert said == ["store.db cannot be written: unable to open database file; scoring goes on"]
     (tmp_path / "missing").mkdir()
     opened.flush()
-    assert opened.last_error is None and opened.session == 1 and opened.pending() == []
+    assert opened.last_error is None and opened.session == 1 and opened.pending() == (1300, [])
     assert list(stored.recent(tmp_path / "missing")) == items[300:]
     assert len(stored.last_events(tmp_path / "missing", 100)) == 10
     assert said[1:] == ["store.db is written again"]
@@ -377,7 +384,7 @@ def test_a_lock_of_another_process_is_waited_out_over_flushes(kept: Store, tmp_p
     with held(tmp_path, "BEGIN IMMEDIATE"):
         kept.flush()
         assert (kept.failures, kept.last_error) == (1, "database is locked")
-        assert kept.pending() == items
+        assert kept.pending()[1] == items
     kept.flush()
     assert kept.last_error is None and list(stored.recent(tmp_path)) == items
     assert kept.session == 1 == stored.session(tmp_path)
@@ -455,6 +462,8 @@ def test_a_reader_that_never_ends_bounds_the_log_and_not_the_scoring(
 
 _WRITER = """
 import sys
+import threading
+import time
 from pathlib import Path
 from axlebox.runtime.readings import Reading
 from axlebox.runtime.store import Store
@@ -588,7 +597,7 @@ def foreign(path: Path) -> None:
         (overwritten, "damaged"),
         (torn, "damaged"),
         (cut, "damaged"),
-        (newer, "of format 2, and this runtime knows format 1"),
+        (newer, "of format 3, and this runtime knows format 2"),
         (foreign, "another program's"),
     ],
 )
@@ -639,7 +648,7 @@ def test_a_store_that_is_damaged_while_it_runs_begins_anew_with_what_waits(
     filled(tmp_path)
     opened = Store.open(tmp_path, said.append)
     opened.add(fleet(1))
-    before = opened.last_block
+    before = opened.taken
 
     def found_damaged(*_: object) -> None:
         error = sqlite3.DatabaseError("database disk image is malformed")
@@ -653,7 +662,7 @@ def test_a_store_that_is_damaged_while_it_runs_begins_anew_with_what_waits(
     opened.flush()
     assert opened.last_error is None and list(stored.recent(tmp_path)) == fleet(1)
     assert opened.session == 2 == stored.session(tmp_path)
-    assert opened.last_block > before  # whoever goes on after a block does not miss one
+    assert [number for number, _ in stored.blocks(tmp_path)] == [before]  # so whoever goes on behind one misses none
     opened.close()
 
 
@@ -667,3 +676,142 @@ def test_a_store_can_be_read_from_a_copy_in_a_folder_that_cannot_be_written(
     monkeypatch.setattr("os.access", lambda *_: False)
     assert list(stored.recent(copy)) == fleet(60)
     assert [path.name for path in copy.iterdir()] == ["store.db"]  # nothing was tried beside it
+
+
+# -- a thread of its own ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def threaded(tmp_path: Path, said: list[str]) -> Iterator[Store]:
+    made = Store.open(tmp_path, said.append, own_thread=True)
+    yield made
+    made.close()
+
+
+def written_soon(made: Store) -> None:
+    made.flush_soon()
+    began = time.monotonic()
+    while not made.due(float("inf")):
+        assert time.monotonic() - began < 30
+        time.sleep(0.001)
+
+
+def test_what_comes_while_the_store_writes_waits_with_its_own_position(
+    threaded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a followed file would be read on from too early, or too late, after a kill."""
+    goes_on = threading.Event()
+    true_write = threaded._write
+
+    def slow(*words: Any) -> None:
+        assert goes_on.wait(30)
+        true_write(*words)
+
+    monkeypatch.setattr(threaded, "_write", slow)
+    items = fleet(2)
+    threaded.add(items[:100])
+    threaded.at(b"behind 100")
+    threaded.flush_soon()
+    threaded.add(items[100:])
+    threaded.at(b"behind 200")
+    assert not threaded.due(float("inf")), "one at a time"
+    threaded.flush_soon()
+    assert threaded.pending() == (0, items)
+    goes_on.set()
+    while threaded._work.is_set():
+        time.sleep(0.001)
+    assert (stored.position(tmp_path), len(list(stored.recent(tmp_path)))) == (b"behind 100", 100)
+    written_soon(threaded)
+    assert (stored.position(tmp_path), list(stored.recent(tmp_path))) == (b"behind 200", items)
+
+
+def test_a_mistake_in_the_thread_is_said_and_the_next_flush_writes_everything(
+    threaded: Store, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threaded.add(fleet(1))
+    with monkeypatch.context() as broken:
+        broken.setattr(threaded, "_write_events", lambda *_: 1 / 0)
+        written_soon(threaded)
+    assert said == ["store.db cannot be written: division by zero; scoring goes on"]
+    written_soon(threaded)
+    assert list(stored.recent(tmp_path)) == fleet(1) and threaded.last_error is None
+
+
+def test_a_disk_that_hangs_holds_the_end_up_for_a_while_only(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CLOSE_S", 0.1)
+    goes_on = threading.Event()
+    made = Store.open(tmp_path, said.append, own_thread=True)
+    monkeypatch.setattr(made, "_write", lambda *_: goes_on.wait(30))
+    made.add(fleet(1))
+    made.flush_soon()
+    made.close()
+    goes_on.set()
+    assert said == ["store.db hangs: what waits for it is lost"]
+
+
+def test_a_store_that_is_switched_off_keeps_nothing(tmp_path: Path, said: list[str]) -> None:
+    made = Store.open(tmp_path, said.append, enabled=False)
+    made.add(fleet(1))
+    made.event({"type": "x"})
+    made.flush()
+    made.close()
+    assert (said, list(tmp_path.iterdir()), made.pending()[1]) == ([], [], [])
+
+
+def test_beyond_the_bytes_of_a_day_events_are_kept_and_readings_are_not(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Store.open(tmp_path, said.append, max_bytes_per_day=60_000)
+    for number in range(40):
+        made.add(fleet(20, start=START + 20 * number, seed=number))
+        made.event({"type": "x", "number": number})
+        made.flush()
+    kept = len(list(stored.recent(tmp_path)))
+    assert 2000 <= kept < 40 * 2000 and made.dropped == 40 * 2000 - kept
+    assert len(stored.last_events(tmp_path, 100)) == 40
+    monkeypatch.setattr(made, "_day_began", made._day_began - store.DAY_S)
+    made.add(fleet(1, start=START + 9000))
+    made.flush()
+    assert len(list(stored.recent(tmp_path))) == kept + 100
+    made.close()
+
+
+def test_a_store_of_the_format_before_is_upgraded_with_everything_in_it(tmp_path: Path, said: list[str]) -> None:
+    items = fleet(3)
+    with closing(sqlite3.connect(tmp_path / "store.db")) as db:
+        for statement in database._SCHEMA:
+            db.execute(statement)
+        for number, start in enumerate((0, 100, 200), 1):
+            block = items[start : start + 100]
+            db.execute("INSERT INTO blocks VALUES (?, 1, ?, ?)", (number, len(block), ring.encode(block)))
+        db.execute('INSERT INTO events (body) VALUES (\'{"type":"anomaly","id":"a"}\')')
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    assert stored.acks(tmp_path) == {} and stored.position(tmp_path) is None, "before the daemon ever ran"
+    made = Store.open(tmp_path, said.append)
+    assert [number for number, _ in stored.blocks(tmp_path)] == [100, 200, 300]
+    assert list(stored.recent(tmp_path)) == items and made.taken == 300
+    acknowledge(tmp_path, "a", Ack("true", "hot", 5.0, "ann"))
+    assert stored.acks(tmp_path)["a"] == Ack("true", "hot", 5.0, "ann")
+    made.close()
+    assert said == [] and stored.last_events(tmp_path, 5) == [{"type": "anomaly", "id": "a"}]
+
+
+def test_sketches_of_a_day_are_added_up_and_the_oldest_go(
+    kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_SKETCHES", 5)
+    for _ in range(3):
+        one = Sketch.empty()
+        one.values.add([20.0, 30.0])
+        one.readings = 2
+        kept.sketch(9, "a", one)
+        kept.flush()
+    body = stored.sketch(tmp_path, 9, "a")
+    assert body is not None and Sketch.decode(body).readings == 6 and Sketch.decode(body).values.count == 6
+    for day in range(10, 20):
+        kept.sketch(day, "a", Sketch.empty())
+    kept.flush()
+    assert stored.sketch(tmp_path, 9, "a") is None and stored.sketch(tmp_path, 19, "a") is not None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from msgspec.structs import replace
@@ -22,10 +22,12 @@ from axlebox.firmware_bundle.trial import Starter
 from axlebox.firmware_bundle.vehicle import Identity, Occasion, Vehicle
 from axlebox.firmware_bundle.vehicle_key import read_public
 from axlebox.runtime import features, stored, succession
-from axlebox.runtime.config import Confirm
+from axlebox.runtime.config import Config
 from axlebox.runtime.daemon import Daemon
 from axlebox.runtime.detector import monitor_release
 from axlebox.runtime.readings import LineReader, Reading, Replaced, format_time
+from axlebox.runtime.sinks.base import Message, Outlet
+from axlebox.runtime.snapshots import Revived
 from axlebox.runtime.status_command import _fault
 from axlebox.runtime.store import Store
 from axlebox.runtime.watch import VehicleWatch
@@ -68,13 +70,18 @@ class Line:
     def start(self) -> None:
         starter = self.starter()
         release = starter.start(Occasion(NOW, self.said.append))
-        monitor = monitor_release(release)
+        revived = Revived(monitor_release(release))
         self.store = Store.open(self.vehicle.data, self.said.append)
-        self.watch = VehicleWatch(starter, release, monitor, self.store, Confirm(), self.said.append)
-        self.daemon = Daemon(monitor, LineReader("temperature"), [self], True, self.watch)
+        self.store.since_session = self.store.session
+        self.watch = VehicleWatch(starter, revived, release, self.store, Config(), self.said.append)
+        self.daemon = Daemon(revived.monitor, self.watch, with_readings=True)
+        self.daemon.outlets = [cast(Outlet, self)]
+        self.reader = LineReader("temperature")
 
-    def write(self, lines: bytes) -> None:
-        self.written += lines.splitlines()
+    gone = False
+
+    def put(self, messages: Sequence[Message], patience_s: float, asked: Callable[[], bool]) -> None:
+        self.written += [message.body for message in messages]
 
     def close(self) -> None:
         self.store.close()
@@ -85,7 +92,7 @@ class Line:
         for value in values:
             lines.append(f"{format_time(1.8e9 + self.second)},{sensor},{value}".encode())
             self.second += 1
-        self.daemon.step(lines)
+        self.daemon.step(self.reader.read(lines))
 
     def turn(self) -> None:
         """Nothing comes."""
@@ -347,14 +354,15 @@ def test_heat_is_told_before_any_broken_sensor() -> None:
 
 
 def test_ids_from_anywhere_do_not_fill_the_memory(line: Line) -> None:
-    lines = [f"2026-04-01T00:00:00Z,s{number},".encode() for number in range(10_000)]
-    line.daemon.step(lines[:5000])
-    line.daemon.step(lines[5000:])
+    lines = [f"2026-04-01T00:00:00Z,s{number}," for number in range(10_000)]
+    items = LineReader("temperature").read(text.encode() for text in lines)
+    line.daemon.step(items[:5000])
+    line.daemon.step(items[5000:])
     assert len(line.watch._latest) <= 5000
 
 
 def test_a_question_that_is_none_is_answered(line: Line) -> None:
-    assert "not status or replaced" in line.watch.answer({"what": "reboot"})["error"]
+    assert "not status, replaced or flush" in line.watch.answer({"what": "reboot"})["error"]
 
 
 def test_what_starts_cannot_run_is_an_error_of_the_start(world: Any, tmp_path: Path) -> None:
