@@ -150,3 +150,24 @@ def test_missing_files_are_a_usage_error(script: str, words: list[str], tmp_path
     command = [sys.executable, SCRIPTS / script, "--data", tmp_path / "none", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2 and "none" in done.stderr
+
+
+# -- daemon and soak ------------------------------------------------------------------------------
+
+
+def test_the_daemon_is_measured(tmp_path: Path) -> None:
+    """So short that the figures mean nothing; the verdicts may be any."""
+    command = [sys.executable, SCRIPTS / "bench_daemon.py", "--quick", "latency", "start"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("from line to answer", "s to ready after kill -9"):
+        assert words in done.stdout
+
+
+def test_a_short_soak_loses_no_reading_and_no_event(tmp_path: Path) -> None:
+    """Memory still grows in so short a time; all else must hold."""
+    command = [sys.executable, SCRIPTS / "soak.py", "6"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    problems = [line for line in done.stdout.splitlines() if "DOES NOT HOLD" in line and "memory" not in line]
+    assert done.returncode in (0, 1) and not problems, done.stdout + done.stderr
+    assert "0 of the replay's are missing" in done.stdout
