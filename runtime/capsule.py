@@ -104,7 +104,7 @@ def replay(capsule: Capsule, release: Release) -> Replayed:
     try:
         monitor.restore(capsule.state)
         items = ring.decode(capsule.readings)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Malformed(f"the capsule's state does not fit: {type(error).__name__}") from error
     found = told_of(capsule.event, monitor, items)
     difference = _compare(capsule.events, found)

@@ -190,7 +190,7 @@ def load_config(data: Path, path: Path | None = None, settings: Mapping[str, Any
         found = _read(path) if path.exists() else {}
     else:
         found = _read(path)
-    place = str(path) if not settings else f"{path} with --set, --source and --sink"
+    place = " with ".join(([str(path)] if path.exists() else []) + (["--set, --source and --sink"] if settings else []))
     for name, value in (settings or {}).items():
         table, _, key = name.rpartition(".")
         inner = found.setdefault(table, {}) if table else found

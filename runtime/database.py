@@ -168,6 +168,18 @@ def _uri(path: Path) -> str:
     return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if resting else ''}"
 
 
+def files(data: Path) -> list[tuple[int, int] | None]:
+    """Device and inode of the database and its log; None for one that is missing."""
+    found: list[tuple[int, int] | None] = []
+    for end in ("", "-wal"):
+        try:
+            status = data.joinpath(NAME + end).stat()
+            found.append((status.st_dev, status.st_ino))
+        except FileNotFoundError:
+            found.append(None)
+    return found
+
+
 # -- the write-ahead log ------------------------------------------------------------------------------
 
 

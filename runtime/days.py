@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -21,9 +22,10 @@ _ORDINARY = 2.0**48
 
 
 class Days:
-    """Counts outcomes by the day of their own time (UTC) and their sensor."""
+    """Counts outcomes by the day of their own time (UTC) and their sensor; several threads may use it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._waiting: list[Outcome] = []
         self._sketches: dict[tuple[int, str], Sketch] = {}
         self._newest: dict[str, int] = {}
@@ -31,9 +33,10 @@ class Days:
         """Days that a sensor left behind, encoded: a replay has many, and a live sketch is twenty times as large."""
 
     def saw(self, outcomes: Sequence[Outcome]) -> None:
-        self._waiting += outcomes
-        if len(self._waiting) >= _AT_ONCE:
-            self._count()
+        with self._lock:
+            self._waiting += outcomes
+            if len(self._waiting) >= _AT_ONCE:
+                self._count()
 
     def _count(self) -> None:
         found: dict[tuple[int, str], list[Outcome]] = defaultdict(list)
@@ -63,16 +66,19 @@ class Days:
         sketch = self._sketches[place] = Sketch.empty()
         return sketch
 
-    def latest(self) -> dict[str, Sketch]:
-        """Of each sensor what was counted of its newest day since `take`."""
-        self._count()
-        return {sensor: sketch for (_, sensor), sketch in sorted(self._sketches.items())}
+    def latest(self) -> dict[str, Histogram]:
+        """Of each sensor the values that were counted of its newest day since `take`, copied."""
+        with self._lock:
+            self._count()
+            newest = {sensor: sketch.values for (_, sensor), sketch in sorted(self._sketches.items())}
+            return {sensor: Histogram(values.width, dict(values.bins)) for sensor, values in newest.items()}
 
     def take(self) -> Iterator[tuple[int, str, Sketch]]:
         """Everything that was counted, some days in two parts; counting begins anew."""
-        self._count()
-        sketches, past = self._sketches, self._past
-        self._sketches, self._past, self._newest = {}, {}, {}
+        with self._lock:
+            self._count()
+            sketches, past = self._sketches, self._past
+            self._sketches, self._past, self._newest = {}, {}, {}
         for (day, sensor), body in past.items():
             yield day, sensor, Sketch.decode(body)
         for (day, sensor), sketch in sketches.items():

@@ -63,15 +63,20 @@ class Drill:
         self._monitor = monitor
         self._state = state
         self._history = history
+        self._usual: dict[tuple[tuple[str, ...], float], frozenset[_Told]] = {}
 
     def quiet(self, members: Sequence[str]) -> int:
         """How many anomaly and limit events a day like the last one raises among some sensors by itself."""
-        readings = list(self._future(members, DAY_S))
-        return sum(
-            event["type"] in ("anomaly", "limit") and event["state"] == "raised"
-            for events in self._events(members, readings)
-            for event in events
-        )
+        told = self._without_fault(members, DAY_S)
+        return sum(kind in ("anomaly", "limit") and state == "raised" for kind, state, _, _ in told)
+
+    def _without_fault(self, members: Sequence[str], seconds: float) -> frozenset[_Told]:
+        """What is told of some sensors in so long, where nothing goes wrong."""
+        key = (tuple(members), seconds)
+        if key not in self._usual:
+            found = self._events(members, list(self._future(members, seconds)))
+            self._usual[key] = frozenset(_told(event) for events in found for event in events)
+        return self._usual[key]
 
     def run(self, sensor: str, members: Sequence[str], fault: MustSee, asked: bool) -> Found:
         """Put a fault into a sensor whose siblings are `members`, itself among them."""
@@ -79,15 +84,19 @@ class Drill:
         onset = readings[0].time if readings else 0.0
         faulty = list(_with_fault(readings, sensor, fault, onset))
         looked_s = (readings[-1].time - onset) if readings else 0.0
-        after_s, by = None, None
-        for events in self._events(members, faulty, looked_s):
-            for event in events:
-                if after_s is None and event["sensor"] == sensor and (by := _seen_by(event, fault)):
-                    after_s = max(0.0, parse_time(str(event["time"])) - onset)
-            if after_s is not None:
-                break
+        usual = self._without_fault(members, fault.within_s)
+        after_s, by = next(
+            (
+                (max(0.0, parse_time(str(event["time"])) - onset), by)
+                for events in self._events(members, faulty, looked_s)
+                for event in events
+                # What is told without the fault as well is no sight of it.
+                if event["sensor"] == sensor and _told(event) not in usual and (by := _seen_by(event, fault))
+            ),
+            (None, None),
+        )
         within = fault.within_s if asked else None
-        return Found(sensor, fault.fault, fault.size, after_s, by if after_s is not None else None, looked_s, within)
+        return Found(sensor, fault.fault, fault.size, after_s, by, looked_s, within)
 
     def _events(
         self, members: Sequence[str], readings: Sequence[Reading], silent_s: float = 0.0
@@ -120,6 +129,14 @@ class Drill:
                     return
                 budget -= 1
                 yield replace(one, time=later)
+
+
+_Told = tuple[object, object, object, object]
+
+
+def _told(event: Mapping[str, object]) -> _Told:
+    """What tells an event from another."""
+    return event["type"], event["state"], event["sensor"], event["time"]
 
 
 def _with_fault(readings: Sequence[Reading], sensor: str, fault: MustSee, onset: float) -> Iterator[Reading]:

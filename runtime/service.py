@@ -76,7 +76,7 @@ def check(vehicle: Vehicle, config: Config, signals: Signals) -> None:
                 raise UsageError(f"sink {uri}: there is no {needed}")
             if vehicle.owns(Path(rest)):
                 raise UsageError(f"sink {uri} is one of the vehicle's own files. DO: name another file")
-            if isinstance(source, Descriptor) and source.reads(Path(rest)):
+            if isinstance(source, Descriptor | Follow) and source.reads(Path(rest)):
                 raise UsageError(f"source {config.source} and sink {uri} are one file: it would never end")
 
 

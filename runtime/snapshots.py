@@ -11,9 +11,10 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
@@ -32,14 +33,16 @@ MAX_REPLAYED = 500_000
 SPARE = 64
 """Readings of each sensor that a release which takes over from a running one is shown beyond its warm-up."""
 _CHUNK = 4096
+_Number = Annotated[int, Meta(ge=0, le=2**53)]
+"""Far beyond all that are ever counted, and small enough for SQLite."""
 
 
 class Snapshot(Struct, frozen=True):
     digest: str
     """Of the release that the state belongs to."""
-    taken: int
+    taken: _Number
     """Number of the last item that is in it (Store.taken)."""
-    since_session: int
+    since_session: _Number
     """Where the ring's readings begin to belong to it."""
     position: Position | None
     """How far the source had been read."""
@@ -71,7 +74,7 @@ def read(data: Path) -> Snapshot | None:
         packer = zlib.decompressobj()
         plain = packer.decompress(body, MAX_BYTES)
         snapshot = msgspec.msgpack.decode(plain, type=Snapshot)
-    except (zlib.error, msgspec.DecodeError) as error:
+    except (zlib.error, msgspec.DecodeError, RecursionError) as error:
         raise BoxDamaged(f"{NAME} is damaged: {error}") from error
     if snapshot.runtime != VERSION:
         raise AxleboxError(f"{NAME} is of runtime {snapshot.runtime}, this is {VERSION}")
@@ -115,10 +118,11 @@ def _restored(data: Path, release: Release, say: Callable[[str], None]) -> Reviv
             return None
         monitor = monitor_release(release)
         monitor.restore(snapshot.state)
+        monitor.state()  # values of another shape show here, not with the first reading
     except AxleboxError as error:
         say(f"{error}; the state is built from recent readings")
         return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (LookupError, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as error:
         say(f"{NAME} does not fit: {type(error).__name__}; the state is built from recent readings")
         return None
     return Revived(monitor, snapshot.position, snapshot.taken, snapshot.since_session, from_snapshot=True)

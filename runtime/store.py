@@ -28,7 +28,7 @@ from axlebox.runtime import database, ring
 from axlebox.runtime.database import NAME, SET_ASIDE, Unfit
 from axlebox.runtime.gate import MAX_SENSORS
 from axlebox.runtime.outcomes import NO_SENSOR, Outcome
-from axlebox.runtime.readings import Replaced
+from axlebox.runtime.readings import REPLACED, Replaced
 from axlebox.runtime.sketches import Sketch
 from axlebox.runtime.statuses import INVALID, OK
 
@@ -52,6 +52,8 @@ WAL_BYTES = 1024 * 1024
 """A longer write-ahead log is copied into the database and cut to nothing."""
 MAX_WAL_BYTES = 8 * WAL_BYTES
 """Nothing is added to a log of this length: a reader that never ends keeps it from being cut."""
+UNBOUNDED = (INVALID, REPLACED)
+"""Statuses that an id may have which the gate never took: of bad readings, and of marks."""
 CLOSE_S = 10.0
 """So long an orderly end waits for a disk that hangs."""
 DAY_S = 86400.0
@@ -121,7 +123,8 @@ class _Waiting(Struct):
             self.counts.setdefault(digest, Counts()).add(counts)
         for place, sketch in more.sketches.items():
             self.add_sketch(place, sketch)
-        self.capsules |= more.capsules
+        for event, body in more.capsules.items():
+            self.add_capsule(event, body)
         self.position = more.position or self.position
         self.snapshot = more.snapshot or self.snapshot
         self.marked = self.marked or more.marked
@@ -132,6 +135,11 @@ class _Waiting(Struct):
             known.merge(sketch)
         elif len(self.sketches) < MAX_WAITING_SKETCHES:
             self.sketches[place] = sketch
+
+    def add_capsule(self, event: str, body: bytes) -> None:
+        self.capsules[event] = body
+        if len(self.capsules) > MAX_CAPSULES:  # the table keeps no more either
+            del self.capsules[next(iter(self.capsules))]
 
     def bound(self) -> int:
         """Give up the oldest of what is too much; how many items and events that were."""
@@ -153,6 +161,7 @@ class Store:
         self._max_bytes_per_day = max_bytes_per_day
         self._enabled = True
         self._db: sqlite3.Connection | None = None
+        self._files: list[tuple[int, int] | None] = []
         self._lock = threading.Lock()
         """Held while `_waiting` and `_in_hand` change places."""
         self._waiting = _Waiting()
@@ -226,8 +235,8 @@ class Store:
             counts.readings += len(outcomes)
             waiting.last.update(zip(map(_sensor, outcomes), outcomes, strict=True))
             if len(waiting.last) > MAX_SENSORS:
-                # The gate bounds the sensors of good readings; ids of invalid ones come from anywhere.
-                waiting.last = {name: one for name, one in waiting.last.items() if one.status != INVALID}
+                # The gate bounds the sensors of good readings; ids of the others come from anywhere.
+                waiting.last = {name: one for name, one in waiting.last.items() if one.status not in UNBOUNDED}
         for outcome in outcomes:
             if outcome.flag or outcome.reason or outcome.events:
                 counts.flags += outcome.flag
@@ -258,7 +267,7 @@ class Store:
     def capsule(self, event: str, body: bytes) -> None:
         """Take what reproduces an event (capsule.py), in place of what is kept for it."""
         with self._lock:
-            self._waiting.capsules[event] = body
+            self._waiting.add_capsule(event, body)
 
     def snapshot(self, encoded: bytes) -> None:
         """Take the detectors' state (snapshots.py), to be written whole beside the database."""
@@ -278,7 +287,7 @@ class Store:
 
     def due(self, now: float) -> bool:
         """Whether to flush at this moment of the monotonic clock."""
-        if self._work.is_set():
+        if self.busy:
             return False
         waited = now - self._flushed_at
         if self.last_error is not None:
@@ -288,62 +297,63 @@ class Store:
         return waited >= FLUSH_S or len(self._waiting.items) >= BLOCK_READINGS
 
     def flush_soon(self) -> None:
-        """As `flush`, in the store's own thread where it has one; what is taken from now on waits for the next."""
+        """As `flush`, in the store's own thread where it has one; nothing while that still writes."""
         if self._worker is None:
             self.flush()
-        elif not self._work.is_set():
-            self._take()
+        elif not self.busy:
+            self._hand_over()  # now: what is taken from here on is behind the position
             self._work.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the store's own thread has something in hand."""
+        return self._work.is_set()
 
     def flush(self) -> None:
         """Write all that waits, in one transaction. A failure is counted, and the next flush tries again."""
-        self._take()
-        self._write_in_hand()
+        self._hand_over()
+        self._write_out()
 
-    def _take(self) -> None:
-        """Take what waits in hand: items, and the position that belongs to the last of them."""
+    def _hand_over(self) -> None:
+        """What waits comes into hand, behind what an end left there."""
         with self._lock:
-            self._in_hand, self._waiting = self._waiting, _Waiting(taken=self.taken)
-        # A flapping sensor must not wear the flash out: one quick flush, then ever slower ones.
-        self._soon_s = min(2 * self._soon_s, FLUSH_S) if self._in_hand.urgent else SOON_S
-        self._flushed_at = monotonic()
+            self._in_hand.follow(self._waiting)
+            self._waiting = _Waiting(taken=self.taken)
 
-    def _write_in_hand(self) -> None:
-        in_hand = self._in_hand
+    def _write_out(self) -> None:
+        """Write what is in hand."""
+        waiting = self._in_hand
+        # A flapping sensor must not wear the flash out: one quick flush, then ever slower ones.
+        self._soon_s = min(2 * self._soon_s, FLUSH_S) if waiting.urgent else SOON_S
+        self._flushed_at = monotonic()
         try:
             if self._enabled:
-                self._write(self._connected(), in_hand)
-        except (Unfit, sqlite3.Error, OSError) as error:
-            self._give_back(error)
+                self._write(self._connected(), waiting)
+        except Exception as error:  # a mistake here must not end the store's thread unseen
+            with self._lock:
+                waiting.follow(self._waiting)
+                self.dropped += waiting.bound()
+                self._waiting, self._in_hand = waiting, _Waiting()
+            self._fail(error)
             return
         with self._lock:
             self._in_hand = _Waiting()
-        if in_hand.snapshot is not None and self._enabled:
-            self._write_snapshot(in_hand.snapshot)
+        if waiting.snapshot is not None and self._enabled:
+            self._write_snapshot(waiting.snapshot)
         if self.last_error is not None:
             self._say(f"{NAME} is written again")
         self.last_error = None
 
-    def _give_back(self, error: Exception) -> None:
-        """What could not be written waits again, before what came since."""
-        with self._lock:
-            self._in_hand.follow(self._waiting)
-            self.dropped += self._in_hand.bound()
-            self._waiting, self._in_hand = self._in_hand, _Waiting()
-        self._fail(error)
-
     def close(self) -> None:
         """Flush, and close the database; with the last connection its log goes too."""
         if self._worker is not None:
-            until = monotonic() + CLOSE_S
-            while self._work.is_set() and monotonic() < until:  # a flush that has begun
-                self._worker.join(0.01)
             self._ends = True
-            if self._work.is_set():
+            self.flush_soon()
+            self._work.set()
+            self._worker.join(CLOSE_S)
+            if self._worker.is_alive():
                 self._say(f"{NAME} hangs: what waits for it is lost")
                 return
-            self._work.set()
-            self._worker.join()
         self.flush()
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error, OSError):
@@ -351,12 +361,11 @@ class Store:
         self._disconnect()
 
     def _serve(self) -> None:
-        while self._work.wait() and not self._ends:
-            try:
-                self._write_in_hand()
-            except Exception as error:  # a mistake in axlebox: without this nothing would ever be written again
-                self._give_back(error)
+        while self._work.wait():
+            self._write_out()
             self._work.clear()
+            if self._ends:  # `close` may have set `_work` during the flush
+                return
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -431,7 +440,7 @@ class Store:
         ]
         db.executemany("INSERT OR REPLACE INTO sensors VALUES (?, ?, ?, ?, ?)", rows)
         if db.execute("SELECT count(*) FROM sensors").fetchone()[0] > MAX_SENSORS:
-            db.execute("DELETE FROM sensors WHERE session < ? OR status = ?", (self.session, INVALID))
+            db.execute("DELETE FROM sensors WHERE session < ? OR status IN (?, ?)", (self.session, *UNBOUNDED))
 
     def _write_counts(self, db: sqlite3.Connection, waiting: _Waiting) -> None:
         for digest, seen in waiting.counts.items():
@@ -477,7 +486,10 @@ class Store:
     # -- opening -----------------------------------------------------------------------------------
 
     def _connected(self) -> sqlite3.Connection:
-        """The open database; it is opened where that failed before."""
+        """The open database; it is opened where that failed before, or where its files were removed."""
+        if self._db is not None and database.files(self._data) != self._files:
+            self._disconnect()
+            self._say(f"{NAME} was removed or replaced while it was open; it is opened anew")
         if self._db is None:
             try:
                 self._db = database.open_for_writing(self._data)
@@ -485,6 +497,7 @@ class Store:
                 self._set_aside(reason)
                 self._db = database.open_for_writing(self._data)
             self._begin(self._db)
+            self._files = database.files(self._data)
         return self._db
 
     def _begin(self, db: sqlite3.Connection) -> None:

@@ -47,7 +47,7 @@ from axlebox.runtime.sketches import Histogram
 from axlebox.runtime.snapshots import Revived
 from axlebox.runtime.sources.base import Item, Position, Source
 from axlebox.runtime.statuses import INVALID, OK, STALE
-from axlebox.runtime.store import Store
+from axlebox.runtime.store import UNBOUNDED, Store
 from axlebox.runtime.succession import Succession, hand_over
 from axlebox.runtime.version import VERSION
 
@@ -155,8 +155,8 @@ class VehicleWatch:
         self._count_scores(scored)
         self._latest |= {outcome.sensor: (outcome, now) for outcome in outcomes}
         if len(self._latest) > MAX_SENSORS:
-            # The gate bounds the sensors of good readings; ids of invalid ones come from anywhere.
-            self._latest = {name: one for name, one in self._latest.items() if one[0].status != INVALID}
+            # The gate bounds the sensors of good readings; ids of the others come from anywhere.
+            self._latest = {name: one for name, one in self._latest.items() if one[0].status not in UNBOUNDED}
         self._store.add(kept)
         self._store.note(self._release.digest, outcomes)
         events = [event for outcome in outcomes for event in outcome.events]
@@ -202,7 +202,7 @@ class VehicleWatch:
         self._memory.turn(now, self._position)
         if now >= self._days_due:
             self._keep_days(now)
-        if self._store.due(now) or self._flush_asked:
+        if self._store.due(now) or (self._flush_asked and not self._store.busy):
             self._flush_asked = False
             self._note_position()
             self._store.flush_soon()
@@ -340,10 +340,10 @@ class VehicleWatch:
         """What each kind of sensor shows today."""
         contract = self._release.manifest.contract
         today: dict[str, Histogram] = {}
-        for sensor, sketch in self._days.latest().items():
+        for sensor, shown in self._days.latest().items():
             kind = contract.kind_of(sensor)
             if kind is not None:
-                today.setdefault(kind, Histogram(sketch.values.width, {})).merge(sketch.values)
+                today.setdefault(kind, Histogram(shown.width, {})).merge(shown)
         constants = {spec.kind: spec.features.constants for spec in self._release.manifest.detectors}
         for kind, scores in self._scores.items():
             values = today.get(kind)

@@ -54,6 +54,8 @@ def check_sinks(config: Config) -> None:
         scheme, _, rest = uri.partition(":")
         if not uri.startswith(scheme + ":") or bool(rest) != _SCHEMES.get(scheme):
             raise UsageError(f"sink {uri!r} is none of {KNOWN}")
+        if scheme == "textfile" and not rest.endswith(".prom"):
+            raise UsageError(f"sink {uri}: its name must end in .prom, since node_exporter reads no other file")
         if scheme == "prometheus" and not (rest.isdigit() and 0 < int(rest) < 65536):
             raise UsageError(f"sink {uri!r}: {rest!r} is not a port, 1 to 65535")
 

@@ -23,14 +23,18 @@ class Journald:
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
+        self._sent = 0
+        """Of the messages that come again, since a later one of them failed."""
 
     def write(self, messages: Sequence[Message]) -> None:
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._socket.connect(self._path)
-            for message in messages:
+            for message in messages[self._sent :]:
                 self._socket.send(entry(message))
+                self._sent += 1
+            self._sent = 0
         except OSError:
             self.close()
             raise

@@ -62,7 +62,7 @@ class Source(Protocol):
     health: Health
 
     def batches(self) -> Iterator[list[Item]]:
-        """All that has arrived, again and again; an empty list where nothing came for IDLE_S.
+        """All that has arrived, again and again; an empty list where nothing came for IDLE_S, or no whole line.
 
         Ends with the source, or when a signal came; can then be called again.
         """

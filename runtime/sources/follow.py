@@ -14,6 +14,8 @@ from axlebox.runtime.sources.replay import head_of, is_at
 
 POLL_S = 0.1
 """How often the file is looked at while nothing is appended."""
+_PATIENCE = 20
+"""So many looks a file that was renamed is waited for to end its last line; else that is lost, and counted."""
 _ROTATED = 9
 """PATH.1 to PATH.9 are looked through for the file that an earlier run was reading."""
 
@@ -35,8 +37,13 @@ class Follow:
         self._signals = signals
         self._handle: int | None = None
         self._offset = 0
+        self._patience = _PATIENCE
         self._intake = Intake(default_sensor)
         self._backoff = Backoff()
+
+    def reads(self, path: Path) -> bool:
+        """Whether a path names the file that is followed, also one that is not there yet."""
+        return path.resolve() == self._path.resolve()
 
     def resume(self, position: Position) -> bool:
         """Go on where an earlier run stopped; False where that file is not to be found."""
@@ -65,8 +72,7 @@ class Follow:
             self._offset += len(chunk)
             if chunk:
                 idle_s = 0.0
-                if items := self._intake.feed(chunk):
-                    yield items
+                yield self._intake.feed(chunk)
             elif self._has_moved(self._handle):
                 yield from self._next_file()
             else:
@@ -92,7 +98,13 @@ class Follow:
             self._offset += len(chunk)
             yield self._intake.feed(chunk)
             return
-        yield self._intake.finish()
+        half = self._intake.waiting_bytes > 0
+        if half and handle is not None and os.fstat(handle).st_size >= self._offset and self._patience > 0:
+            self._patience -= 1  # renamed between two writes of one line
+            self._signals.wait(POLL_S)
+            yield []
+            return
+        self.health.lost += half
         self.close()
 
     def _open(self) -> bool:
@@ -113,7 +125,7 @@ class Follow:
         return handle
 
     def _begin(self, handle: int, offset: int, intake: Intake) -> None:
-        self._handle, self._intake = handle, intake
+        self._handle, self._intake, self._patience = handle, intake, _PATIENCE
         self._offset = os.lseek(handle, offset, os.SEEK_SET)
         self._backoff.reset()
         self.health.up()

@@ -79,8 +79,7 @@ class Descriptor:
                 self.health.down("its end was reached")
                 yield self._intake.finish()
                 return
-            if items := self._intake.feed(chunk):
-                yield items
+            yield self._intake.feed(chunk)
 
     @property
     def position(self) -> Position | None:

@@ -29,8 +29,8 @@ def connect(path: Path) -> int:
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise OSError(f"{path}: a socket's path has at most {_LONGEST_SOCKET_PATH} bytes")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)  # a listener with a full queue would be waited for, without a turn for anybody
         connection.connect(os.fspath(path))
-        connection.setblocking(False)
         return connection.detach()
 
 
@@ -49,6 +49,8 @@ class Stream:
         self._signals = signals
         self._handle: int | None = None
         self._intake = Intake(default_sensor)
+        self._gave = False
+        """Whether anything came since it was opened."""
         self._backoff = Backoff()
 
     def batches(self) -> Iterator[list[Item]]:
@@ -64,6 +66,7 @@ class Stream:
         except OSError as error:
             self.health.down(error.strerror or str(error))
             return False
+        self._gave = False
         self.health.up()
         return True
 
@@ -85,9 +88,9 @@ class Stream:
             if not chunk:
                 yield from self._lose("the other side closed it")
                 return
+            self._gave = True
             self._backoff.reset()
-            if items := self._intake.feed(chunk):
-                yield items
+            yield self._intake.feed(chunk)
 
     def _lose(self, why: str) -> Iterator[list[Item]]:
         """Begin anew: another writer begins another stream, perhaps with a header; half a line of this one is lost."""
@@ -95,11 +98,13 @@ class Stream:
         self.health.lost += self._intake.waiting_bytes > 0
         self._intake = Intake(self._default_sensor)
         # Opened before the old end is closed: else what a new writer of a FIFO has written already would be lost.
-        old, self._handle = self._handle, None
+        gave, old, self._handle = self._gave, self._handle, None
         opened = self._open()
         if old is not None:
             os.close(old)
-        if not opened:
+        if opened and gave:
+            yield []
+        else:  # a listener that takes everybody and gives nothing would be asked without end
             yield from self._backoff.sleep(self._signals)
 
     @property

@@ -257,12 +257,13 @@ def test_a_reader_of_stdout_that_has_gone_ends_the_daemon_without_a_traceback(st
     assert b"Traceback" not in process.stderr.read()
 
 
-def test_a_source_that_is_a_sink_as_well_is_refused(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["file", "follow"])
+def test_a_source_that_is_a_sink_as_well_is_refused(scheme: str, start: Start, tmp_path: Path) -> None:
     """It would feed itself for ever."""
     path = tmp_path / "both.csv"
     path.write_bytes(HOT)
     (tmp_path / "link").symlink_to(path)
-    code, _, err = finish(start("--source", f"file:{path}", "--sink", f"file:{tmp_path / 'link'}", "--readings"))
+    code, _, err = finish(start("--source", f"{scheme}:{path}", "--sink", f"file:{tmp_path / 'link'}", "--readings"))
     assert (code, path.read_bytes()) == (2, HOT)
     assert "are one file" in err
 

@@ -286,6 +286,23 @@ def test_what_the_contract_asks_for_decides(
     assert ("MISSED" in done.out) == (code == 50)
 
 
+def test_what_is_told_without_the_fault_as_well_is_no_sight_of_it(call: Call, box: Vehicle, tmp_path: Path) -> None:
+    """A day that ends hot raises its events again in the drill's future, whatever is put into it."""
+    sensors = bearings(6, seed=9)
+    hot = BEARINGS[2]
+    sensors[hot] = [
+        msgspec.structs.replace(one, value=one.value + 30 * (1500 <= at < 1600)) for at, one in enumerate(sensors[hot])
+    ]
+    scored(box, tmp_path, as_lines(stream(sensors)))
+    done = call("drill", "--json", "--sensor", hot)
+    assert done.code == 0, done.err
+    assert "raises" in done.json()["notes"][0]
+    silent = next(one for one in done.json()["found"] if one["fault"] == "silent")
+    assert silent["after_s"] is None, "it says nothing at all, so nothing hot was seen"
+    stuck = next(one for one in done.json()["found"] if one["fault"] == "stuck")
+    assert stuck["after_s"] is None or stuck["after_s"] > 0
+
+
 def test_an_unknown_sensor_or_an_empty_store_is_said(call: Call, box: Vehicle, tmp_path: Path) -> None:
     assert call("drill").code == 41
     scored(box, tmp_path, CALM[:2000])

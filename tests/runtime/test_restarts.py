@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -246,6 +248,13 @@ def test_after_a_kill_the_followed_file_is_read_on_from_what_the_store_holds(
     same(stored_events(box), expected)
 
 
+def _all(state: Any, value: Any) -> Any:
+    """A state's shape with another value everywhere."""
+    if isinstance(state, dict):
+        return {name: _all(one, value) for name, one in state.items()}
+    return [_all(one, value) for one in state] if isinstance(state, list | tuple) else value
+
+
 def test_a_snapshot_that_is_damaged_or_of_another_runtime_is_built_anew_from_the_ring(
     start: Callable[..., Daemon], box: Vehicle, tmp_path: Path
 ) -> None:
@@ -257,8 +266,18 @@ def test_a_snapshot_that_is_damaged_or_of_another_runtime_is_built_anew_from_the
     snapshot = snapshots.read(box.data)
     assert snapshot is not None
     older = snapshots.encode(msgspec.structs.replace(snapshot, runtime="0.0.1"))
+    nothing = snapshots.encode(msgspec.structs.replace(snapshot, state=_all(snapshot.state, None)))
+    nan = snapshots.encode(msgspec.structs.replace(snapshot, state=_all(snapshot.state, math.nan)))
+    endless = snapshots.encode(msgspec.structs.replace(snapshot, taken=2**64 - 1))
+    plain = msgspec.msgpack.encode(msgspec.structs.replace(snapshot, state=None))
+    body = zlib.compress(plain.replace(b"\xa5state\xc0", b"\xa5state" + b"\x91" * 100_000 + b"\xc0"))
+    deep = zlib.crc32(body).to_bytes(4, "little") + body
     at = 4000
     for content, says in (
+        (nothing, f"{DETECTOR_STATE} does not fit"),
+        (nan, f"{DETECTOR_STATE} does not fit"),
+        (endless, f"{DETECTOR_STATE} is damaged"),
+        (deep, f"{DETECTOR_STATE} is damaged"),
         (whole[: len(whole) // 2], f"{DETECTOR_STATE} is damaged"),
         (older, f"{DETECTOR_STATE} is of runtime 0.0.1"),
         (b"", f"{DETECTOR_STATE} is damaged"),

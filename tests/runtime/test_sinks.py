@@ -307,6 +307,33 @@ def test_a_journal_that_is_started_anew_is_found_again(tmp_path: Path, journal: 
         sink.write([message()])
 
 
+def test_what_a_journal_took_before_it_failed_does_not_come_twice(tmp_path: Path) -> None:
+    path = str(tmp_path / "journal")
+    sink, messages = Journald(path), [message({**SENSOR, "sensor": f"s{n}"}) for n in range(3)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        sink.write(messages[:1])
+        send, calls = sink._socket.send, []  # type: ignore[union-attr]
+
+        class Fails:
+            def send(self, data: bytes) -> int:
+                calls.append(data)
+                if len(calls) == 2:
+                    raise ConnectionRefusedError
+                return send(data)
+
+            def close(self) -> None:
+                return
+
+        sink._socket = Fails()  # type: ignore[assignment]
+        with pytest.raises(ConnectionRefusedError):
+            sink.write(messages)
+        sink.write(messages)
+        got = [fields(listener.recv(65_536))["AXLEBOX_SENSOR"] for _ in range(4)]
+        assert got == ["s0", "s0", "s1", "s2"]
+        sink.close()
+
+
 def test_no_text_can_forge_a_field() -> None:
     event = {**SENSOR, "sensor": "a\nPRIORITY=0", "state": "stuck"}
     assert fields(entry(message(event)))["PRIORITY"] == "5"

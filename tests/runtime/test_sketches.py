@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -75,7 +77,7 @@ def test_outcomes_are_counted_by_their_own_day_and_sensor() -> None:
     days = Days()
     days.saw([outcome("a", 86400.0 * 3 - 1, 20.0, score=0.5), outcome("a", 86400.0 * 3, 21.0, score=0.6, flag=True)])
     days.saw([outcome("b", 86400.0 * 3, 50.0), outcome("b", 86400.0 * 3, math.nan), outcome("", None, None)])
-    assert {sensor: sketch.readings for sensor, sketch in days.latest().items()} == {"a": 1, "b": 1}
+    assert {sensor: values.count for sensor, values in days.latest().items()} == {"a": 1, "b": 1}
     found = {(day, sensor): sketch for day, sensor, sketch in days.take()}
     assert {place: (one.readings, one.flags, one.scores.count) for place, one in found.items()} == {
         (2, "a"): (1, 0, 1),
@@ -91,3 +93,30 @@ def test_ids_and_days_from_anywhere_do_not_fill_the_memory(monkeypatch: pytest.M
     days.saw([outcome(f"s{at}", 86400.0 * at, 1.0) for at in range(5000)])
     days.saw([Outcome(0, "x", None, 1.0, INVALID)])
     assert len(list(days.take())) == 20
+
+
+def test_who_asks_from_another_thread_counts_nothing_twice() -> None:
+    days, ends, failures = Days(), threading.Event(), []
+
+    def ask() -> None:
+        while not ends.is_set():
+            try:
+                for values in days.latest().values():
+                    Histogram(values.width, {}).merge(values)
+            except RuntimeError as error:
+                failures.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        for batch in range(1000):
+            value = float(batch * 7 % 400)
+            days.saw([outcome(f"s{n}", 86400.0, value + n * 13 % 400) for n in range(64)])
+    finally:
+        ends.set()
+        asker.join()
+        sys.setswitchinterval(before)
+    assert failures == []
+    assert sum(sketch.readings for _, _, sketch in days.take()) == 64_000

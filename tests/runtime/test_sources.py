@@ -256,6 +256,27 @@ def test_where_the_file_of_before_is_gone_the_new_one_is_read_and_a_loss_is_coun
         assert again.health.lost == 1
 
 
+def test_a_line_that_is_written_across_a_rotation_is_waited_for_and_never_scored_in_half(
+    followed: tuple[Path, Follow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, source = followed
+    append(path, line(0, 1), b"2026-04-01T00:00:01Z,-1")
+    batches = source.batches()
+    assert values(until(batches, count(1))) == [1]
+    path.rename(f"{path}.1")
+    append(path, line(2, 3), line(3, 4))
+    assert next(batches) == []
+    append(Path(f"{path}.1"), b"25\n")
+    assert values(until(batches, count(3))) == [-125, 3, 4]
+    assert source.health.lost == 0
+    append(path, b"2026-04-01T00:00:04Z,-1")
+    until(batches, lambda _: source._intake.waiting_bytes > 0)
+    path.rename(f"{path}.2")
+    append(path, line(5, 6))
+    assert values(until(batches, count(1))) == [6]
+    assert source.health.lost == 1, "nobody ended it"
+
+
 # -- FIFO and socket ------------------------------------------------------------------------------
 
 
@@ -304,6 +325,72 @@ def test_a_socket_is_connected_to_again_whenever_its_listener_is_back(tmp_path: 
             path.unlink()
             until(batches, lambda _: not source.health.connected)
         assert source.health.reconnects == 2
+
+
+def test_bytes_without_a_line_end_give_whoever_takes_batches_a_turn(tmp_path: Path, signals: Signals) -> None:
+    noise = b"x" * 1000
+    path = tmp_path / "noise.csv"
+    path.write_bytes(noise)
+    read, write = os.pipe()
+    os.write(write, noise)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with (
+        closing(opened(f"follow:{path}", signals)) as followed,
+        closing(Descriptor("stdin:", read, "temperature", signals)) as stdin,
+        closing(opened(f"fifo:{fifo}", signals)) as stream,
+    ):
+        began = monotonic()
+        assert next(followed.batches()) == next(stdin.batches()) == []
+        assert monotonic() - began < 0.4  # which is no wait for IDLE_S
+        batches = stream.batches()
+        assert next(batches) == []
+        writer = os.open(fifo, os.O_WRONLY)
+        os.write(writer, noise)
+        began = monotonic()
+        assert next(batches) == []
+        assert monotonic() - began < 0.4
+        os.close(writer)
+    os.close(write)
+
+
+def test_a_listener_that_gives_nothing_is_asked_ever_more_seldom(tmp_path: Path, signals: Signals) -> None:
+    path, taken, stop = tmp_path / "socket", [], threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        listener.settimeout(0.1)
+
+        def slam() -> None:
+            while not stop.is_set():
+                try:
+                    listener.accept()[0].close()
+                    taken.append(1)
+                except TimeoutError:
+                    continue
+
+        slammer = threading.Thread(target=slam)
+        slammer.start()
+        try:
+            with closing(opened(f"unix:{path}", signals)) as source:
+                batches, began = source.batches(), monotonic()
+                while monotonic() - began < 1.0:
+                    assert next(batches) == []
+        finally:
+            stop.set()
+            slammer.join()
+    assert 2 <= len(taken) < 10
+
+
+def test_a_listener_with_a_full_queue_is_tried_again(tmp_path: Path, signals: Signals) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(path))
+        listener.listen(0)
+        other.connect(str(path))
+        with closing(opened(f"unix:{path}", signals)) as source:
+            assert next(source.batches()) == []
+            assert not source.health.connected
 
 
 def test_a_file_that_is_no_fifo_and_a_path_too_long_for_a_socket_are_said(tmp_path: Path, signals: Signals) -> None:

@@ -22,7 +22,7 @@ import pytest
 from axlebox.firmware_bundle.errors import AxleboxError, BoxDamaged
 from axlebox.runtime import database, ring, store, stored
 from axlebox.runtime.outcomes import NO_SENSOR, Outcome
-from axlebox.runtime.readings import Reading, Replaced
+from axlebox.runtime.readings import REPLACED, Reading, Replaced
 from axlebox.runtime.sketches import Sketch
 from axlebox.runtime.statuses import INVALID, OK
 from axlebox.runtime.store import Ack, Counts, Store, acknowledge
@@ -247,17 +247,20 @@ def test_the_ring_and_the_file_stay_bounded_over_thousands_of_flushes(
     assert {path.name for path in tmp_path.iterdir()} == {"store.db", "store.db-wal", "store.db-shm"}
 
 
-def test_marks_digests_and_sensors_are_bounded(kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [INVALID, REPLACED])
+def test_marks_digests_and_sensors_are_bounded(
+    status: str, kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "MAX_MARKS", 10)
     monkeypatch.setattr(store, "MAX_SENSORS", 20)
     kept.note("first", [Outcome(1, "good", 1.0, 1.0, OK)])
     for number in range(15):
         kept.session += 1  # as a later start would
         kept.add([Replaced(START + number, "a")])
-        strangers = [Outcome(1, f"stranger {number}.{n}", 1.0, 1.0, INVALID, "unknown") for n in range(15)]
+        strangers = [Outcome(1, f"stranger {number}.{n}", 1.0, 1.0, status, "unknown") for n in range(15)]
         kept.note(f"digest {number}", [*strangers, Outcome(2, "good", 2.0, 2.0, OK)])
         kept.flush()
-    kept.note("d", [Outcome(1, f"more {n}", 1.0, 1.0, INVALID, "unknown") for n in range(50)])
+    kept.note("d", [Outcome(1, f"more {n}", 1.0, 1.0, status, "unknown") for n in range(50)])
     assert len(kept._waiting.last) <= 20
     assert kept.last_error is None
     assert [mark.time - START for mark in stored.marks(tmp_path)] == list(range(5, 15))
@@ -718,7 +721,7 @@ def test_what_comes_while_the_store_writes_waits_with_its_own_position(
     threaded.flush_soon()
     assert threaded.pending() == (0, items)
     goes_on.set()
-    while threaded._work.is_set():
+    while threaded.busy:
         time.sleep(0.001)
     assert (stored.position(tmp_path), len(list(stored.recent(tmp_path)))) == (b"behind 100", 100)
     written_soon(threaded)
@@ -815,3 +818,76 @@ def test_sketches_of_a_day_are_added_up_and_the_oldest_go(
         kept.sketch(day, "a", Sketch.empty())
     kept.flush()
     assert stored.sketch(tmp_path, 9, "a") is None and stored.sketch(tmp_path, 19, "a") is not None
+
+
+def test_an_end_during_a_flush_waits_for_that_flush_alone(tmp_path: Path, said: list[str]) -> None:
+    kept = Store.open(tmp_path, said.append, own_thread=True)
+    begun, go_on = threading.Event(), threading.Event()
+    write = kept._write
+
+    def slow(db: sqlite3.Connection, waiting: Any) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        write(db, waiting)
+
+    kept._write = slow  # type: ignore[method-assign]
+    kept.add(fleet(1))
+    kept.flush_soon()
+    assert begun.wait(30)
+    closing = threading.Thread(target=kept.close, daemon=True)
+    closing.start()
+    while not kept._ends:
+        pass
+    go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
+    assert len(list(stored.recent(tmp_path))) == 100
+
+
+def test_a_row_that_cannot_be_merged_is_a_failure_that_is_said(tmp_path: Path, said: list[str]) -> None:
+    kept = Store.open(tmp_path, said.append, own_thread=True)
+    kept.sketch(1, "a", Sketch.empty())
+    kept.flush()
+    with sqlite3.connect(tmp_path / database.NAME) as db:
+        db.execute("UPDATE sketches SET body = x'c1'")
+    kept.sketch(1, "a", Sketch.empty())
+    kept.flush_soon()
+    while kept.busy:
+        pass
+    assert kept.last_error is not None and len(said) == 1
+    kept.close()
+    assert kept.last_error is not None
+
+
+@pytest.mark.parametrize("ends", [("", "-wal", "-shm"), ("",), ("-wal",)])
+def test_files_that_are_removed_under_the_daemon_are_made_anew(
+    tmp_path: Path, said: list[str], ends: tuple[str, ...]
+) -> None:
+    kept = Store.open(tmp_path, said.append)
+    kept.add(fleet(1))
+    kept.flush()
+    for end in ends:
+        tmp_path.joinpath(database.NAME + end).unlink()
+    items = fleet(1, start=START + 1)
+    kept.add(items)
+    kept.flush()
+    assert len(said) == 1 and "was removed" in said[0]
+    assert kept.last_error is None
+    assert bits(list(stored.recent(tmp_path)))[-100:] == bits(items)
+    kept.add(items)
+    kept.flush()
+    kept.close()
+    assert len(said) == 1
+    assert bits(list(stored.recent(tmp_path)))[-200:] == bits(items) * 2
+
+
+def test_capsules_that_cannot_be_written_are_bounded(tmp_path: Path, said: list[str]) -> None:
+    tmp_path.joinpath(database.NAME).mkdir()
+    kept = Store.open(tmp_path, said.append)
+    for number in range(3 * store.MAX_CAPSULES):
+        kept.capsule(f"event {number}", b"x")
+        if number % 50 == 0:
+            kept.flush()
+    assert len(kept._waiting.capsules) == store.MAX_CAPSULES
+    assert f"event {3 * store.MAX_CAPSULES - 1}" in kept._waiting.capsules
+    kept.close()
