@@ -25,7 +25,7 @@ _FLAT_LOOKS = 100
 """A score is flat only after so many looks at changing values."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-NO_DATA, FLAT_SCORE, MEMORY = "no-data", "flat-score", "memory"
+NO_DATA, FLAT_SCORE = "no-data", "flat-score"
 
 
 class TooMuchMemory(AxleboxError):

@@ -29,6 +29,7 @@ from axlebox.runtime.sinks.base import Outlet
 from axlebox.runtime.sinks.displays import Board
 from axlebox.runtime.snapshots import Revived, revive
 from axlebox.runtime.sources import Source, open_source
+from axlebox.runtime.sources.base import Position
 from axlebox.runtime.sources.follow import Follow
 from axlebox.runtime.sources.replay import Descriptor
 from axlebox.runtime.store import Store
@@ -90,17 +91,12 @@ def _revive(data: Path, release: Release, source: Source, store: Store, fresh: b
 
     A replay of a file begins with empty state, unless it goes on where it was interrupted.
     """
-    replays = source.patience_s == math.inf
-    fresh = fresh or not store.session
-    revived = Revived(monitor_release(release)) if fresh else revive(data, release, log.say)
-    goes_on = False
-    if revived.position is not None and isinstance(source, Descriptor | Follow):
-        goes_on = source.resume(revived.position)
-        if goes_on:
-            log.info(f"{source.uri} goes on behind byte {revived.position.offset}")
-        elif isinstance(source, Follow) and revived.position.uri == source.uri:
-            log.say(f"{source.uri}: the file that was read before is gone; what was appended to it since is lost")
-    if fresh or (replays and not goes_on):
+    revived = None
+    if not fresh and store.session:
+        revived = revive(data, release, log.say)
+        if not _goes_on(source, revived.position) and source.patience_s == math.inf:
+            revived = None
+    if revived is None:
         revived = Revived(monitor_release(release), since_session=store.session)
     store.go_on_from(revived.taken)
     store.since_session = revived.since_session
@@ -111,6 +107,18 @@ def _revive(data: Path, release: Release, source: Source, store: Store, fresh: b
             + (f", {revived.replayed} readings replayed" if revived.replayed else "")
         )
     return revived
+
+
+def _goes_on(source: Source, position: Position | None) -> bool:
+    """Have a source go on where it was, where it can."""
+    if position is None or not isinstance(source, Descriptor | Follow):
+        return False
+    if source.resume(position):
+        log.info(f"{source.uri} goes on behind byte {position.offset}")
+        return True
+    if isinstance(source, Follow) and position.uri == source.uri:
+        log.say(f"{source.uri}: the file that was read before is gone; what was appended to it since is lost")
+    return False
 
 
 class _Ends:
@@ -145,17 +153,16 @@ class _Run:
         self._signals = signals
 
     def run(self, config: Config, reread: Reread, source: Source, ends: _Ends) -> Totals:
-        self._use(config, source, ends)
-        self._watch.ready()
         lost: list[str] = []
         try:
-            self._daemon.run(source, lambda: self._signals.asked)
-            while self._signals.reload and not self._signals.stop:
-                lost += ends.close()
-                config, source, ends = self._reload(config, reread, source)
+            while True:
                 self._use(config, source, ends)
                 self._watch.ready()
                 self._daemon.run(source, lambda: self._signals.asked)
+                if self._signals.stop or not self._signals.reload:
+                    break
+                lost += ends.close()
+                config, source, ends = self._reload(config, reread, source)
         except AxleboxError:  # what failed is not the release
             self._watch.end()
             ends.close()

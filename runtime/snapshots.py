@@ -56,11 +56,6 @@ def encode(snapshot: Snapshot) -> bytes:
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def write(data: Path, encoded: bytes) -> None:
-    """Raises OSError."""
-    disk.replace_durable(data / NAME, encoded, 0o600)
-
-
 def read(data: Path) -> Snapshot | None:
     """None where there is none. Raises AxleboxError where it is no snapshot of this runtime."""
     path = data / NAME

@@ -178,7 +178,7 @@ class Store:
         self.session = 0
         """Number of this start of the daemon, from 1; 0 until the database could be opened."""
         self.since_session = 0
-        """From this session on, the ring's readings belong to the present state."""
+        """The first start whose readings in the ring belong to the present state."""
         self.taken = 0
         """Readings and marks that were ever taken: `stored.blocks(after=...)` goes on from there."""
         self.bytes_written = 0

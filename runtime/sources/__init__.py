@@ -8,7 +8,7 @@ from pathlib import Path
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.config import Config
 from axlebox.runtime.signals import Signals
-from axlebox.runtime.sources.base import Position, Source
+from axlebox.runtime.sources.base import Source
 from axlebox.runtime.sources.follow import Follow
 from axlebox.runtime.sources.replay import Descriptor, open_file, open_stdin
 from axlebox.runtime.sources.streams import Stream, connect, open_fifo
@@ -17,7 +17,7 @@ KNOWN = "stdin:, file:PATH, follow:PATH, fifo:PATH, unix:PATH, hwmon:, can:, can
 
 
 def open_source(config: Config, default_sensor: str, signals: Signals) -> Source:  # noqa: PLR0911
-    """The source that a configuration names. Raises UsageError, and MissingExtra naming the extra to install.
+    """The source that a configuration names. Raises UsageError, and ModuleNotFoundError of an extra.
 
     `default_sensor` is whose readings are that name no sensor.
     """
@@ -54,4 +54,4 @@ def open_source(config: Config, default_sensor: str, signals: Signals) -> Source
     raise UsageError(f"source {uri!r} is none of {KNOWN}")
 
 
-__all__ = ["KNOWN", "Position", "Source", "open_source"]
+__all__ = ["KNOWN", "Source", "open_source"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
@@ -39,6 +42,16 @@ class Health(Struct):
         self.connected, self.error = False, why
 
     _was_connected: bool = False
+
+
+def open_kind(path: Path, is_kind: Callable[[int], bool], name: str) -> int:
+    """Open for reading without waiting for anybody. Raises OSError, also where `is_kind` says no to the file's mode."""
+    # To open a FIFO would wait for its writer, and no signal would end the wait.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not is_kind(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"is not a {name}", str(path))
+    return handle
 
 
 class Position(Struct, frozen=True):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from axlebox.runtime.lines import CHUNK_BYTES
 from axlebox.runtime.signals import Signals
 from axlebox.runtime.sources.base import IDLE_S, Backoff, Health, Intake, Item, Position
-from axlebox.runtime.sources.replay import head_of, is_at
+from axlebox.runtime.sources.replay import head_of, is_at, open_regular
 
 POLL_S = 0.1
 """How often the file is looked at while nothing is appended."""
@@ -51,7 +50,7 @@ class Follow:
             return False
         for path in (self._path, *(Path(f"{self._path}.{number}") for number in range(1, _ROTATED + 1))):
             try:
-                handle = self._opened(path)
+                handle = open_regular(path)
             except OSError:
                 continue
             if is_at(position, handle):
@@ -109,20 +108,12 @@ class Follow:
 
     def _open(self) -> bool:
         try:
-            handle = self._opened(self._path)
+            handle = open_regular(self._path)
         except OSError as error:
             self.health.down(error.strerror or str(error))
             return False
         self._begin(handle, 0, Intake(self._default_sensor))
         return True
-
-    @staticmethod
-    def _opened(path: Path) -> int:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            os.close(handle)
-            raise OSError(f"{path} is not a regular file")
-        return handle
 
     def _begin(self, handle: int, offset: int, intake: Intake) -> None:
         self._handle, self._intake, self._patience = handle, intake, _PATIENCE

@@ -13,7 +13,7 @@ from pathlib import Path
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.lines import CHUNK_BYTES
 from axlebox.runtime.signals import Signals
-from axlebox.runtime.sources.base import IDLE_S, Health, Intake, Item, Position
+from axlebox.runtime.sources.base import IDLE_S, Health, Intake, Item, Position, open_kind
 
 HEAD_BYTES = 1024
 PIPE_PATIENCE_S = 5.0
@@ -105,14 +105,14 @@ def open_stdin() -> int:
     return os.dup(0)
 
 
+def open_regular(path: Path) -> int:
+    """A regular file. Raises OSError."""
+    return open_kind(path, stat.S_ISREG, "regular file")
+
+
 def open_file(path: Path) -> int:
-    """A regular file. Raises UsageError."""
+    """A regular file that somebody named. Raises UsageError."""
     try:
-        # O_NONBLOCK: to open a FIFO would wait for its writer, and no signal would end the wait.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return open_regular(path)
     except OSError as error:
         raise UsageError(f"source {path}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise UsageError(f"source {path}: is not a regular file")
-    return handle

@@ -10,18 +10,14 @@ from pathlib import Path
 
 from axlebox.runtime.lines import CHUNK_BYTES
 from axlebox.runtime.signals import Signals
-from axlebox.runtime.sources.base import IDLE_S, Backoff, Health, Intake, Item
+from axlebox.runtime.sources.base import IDLE_S, Backoff, Health, Intake, Item, open_kind
 
 _LONGEST_SOCKET_PATH = 107
 
 
 def open_fifo(path: Path) -> int:
     """The reading end, without waiting for a writer. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISFIFO(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(f"{path} is not a FIFO")
-    return handle
+    return open_kind(path, stat.S_ISFIFO, "FIFO")
 
 
 def connect(path: Path) -> int:
