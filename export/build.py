@@ -45,6 +45,15 @@ def require_target(run: Run) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Proved:
+    """The models of a run with their proofs, by name."""
+
+    models: dict[str, bytes]
+    proofs: dict[str, ParityProof]
+    report: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     bundle: Proposal
     path: Path
@@ -59,10 +68,8 @@ def export_run(
     root = read_root(workspace)
     detector_file = run.detector()
     check_contract(detector_file.contract)  # a run's files are only files
-    models, proofs = _prove(run, say)
     with workspace.locked(), disk.explained():
-        disk.replace_durable(run.folder / "parity.json", encode_proofs(proofs))
-        report = write_report(run.folder)
+        proved = prove_run(run, say)
         version = next_version(workspace.releases)
         record = run.record()
         manifest = Manifest(
@@ -76,11 +83,11 @@ def export_run(
             proved_on=proved_on(),
             contract=detector_file.contract,
             detectors=detector_file.detectors,
-            parity=proofs,
+            parity=proved.proofs,
             lineage=record.lineage,
         )
-        golden = make_golden(run, detector_file, models)
-        files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), **models}
+        golden = make_golden(run, detector_file, proved.models)
+        files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), **proved.models}
         files |= evidence(manifest, files, record.evaluation)
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
@@ -96,7 +103,7 @@ def export_run(
         line = ReleaseLine(settings.name, version, bundle.digest, manifest.lineage.run, released)
         append_release(workspace.releases, line)
         disk.replace_durable(path, data)
-    return Exported(bundle, path, report, proofs)
+    return Exported(bundle, path, proved.report, proved.proofs)
 
 
 def proved_on() -> dict[str, str]:
@@ -109,8 +116,12 @@ def encode_proofs(proofs: dict[str, ParityProof]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(proofs), indent=1)
 
 
-def _prove(run: Run, say: Callable[[str], None]) -> tuple[dict[str, bytes], dict[str, ParityProof]]:
-    """Models and their proofs, by name. Raises GateFailed where one differs from scikit-learn."""
+def prove_run(run: Run, say: Callable[[str], None]) -> Proved:
+    """Convert every forest of a run and prove it equal; the caller holds the workspace's lock.
+
+    Models, parity.json and the report with the proof in it are written into the run's folder.
+    Raises GateFailed where a model differs from scikit-learn.
+    """
     rows = run.rows()
     models, proofs = {}, {}
     for name, forest in run.forests().items():
@@ -123,4 +134,9 @@ def _prove(run: Run, say: Callable[[str], None]) -> tuple[dict[str, bytes], dict
             f"largest score difference {proof.largest_score_difference:g}"
         )
         parity.require(proof)
-    return models, proofs
+    with disk.explained():
+        for name, model in models.items():
+            disk.replace_durable(run.folder / name, model)
+        disk.replace_durable(run.folder / "parity.json", encode_proofs(proofs))
+        report = write_report(run.folder)
+    return Proved(models, proofs, report)

@@ -25,15 +25,18 @@ EXTRAS = {
     "cantools": "can",
     "kedro": "workstation",
     "kedro_telemetry": "workstation",
+    "mlflow": "workstation",
     "onnx": "workstation",
     "paho": "mqtt",
     "pandas": "workstation",
     "pkcs11": "pkcs11",
+    "plotly": "workstation",
     "prometheus_client": "prometheus",
     "pyarrow": "workstation",
     "skl2onnx": "workstation",
     "sklearn": "workstation",
     "skops": "workstation",
+    "sqlalchemy": "workstation",
     "yaml": "workstation",
 }
 """Which extra of the distribution brings a module that is not always there."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.faults import FAULTS, Fault
-from axlebox.training.parameters import ThresholdParameters
+from axlebox.training.parameters import CostParameters
 from axlebox.training.series import Series, replay, silent
 
 Numbers = NDArray[np.float64]
@@ -38,16 +38,16 @@ class Choice:
     """Of a vehicle, in the currency of the costs."""
 
 
-def cheapest(settings: ThresholdParameters, peaks: Numbers, level: Callable[[float], float]) -> Choice:
-    """Compare targets: cost_false_alarm * 365 t + cost_missed_fault * faults_per_year * missed(t).
+def cheapest(costs: CostParameters, peaks: Numbers, level: Callable[[float], float]) -> Choice:
+    """Compare targets: false_alarm * 365 t + missed_fault * faults_per_year * missed(t).
 
     `peaks` are the highest sums of tails that faults reach, `level` the extreme level at a target in
     false alarms of a vehicle-day.
     """
-    if settings.cost_false_alarm is None or settings.cost_missed_fault is None or settings.faults_per_year is None:
-        raise ValueError("costs are not set")
+    if costs.false_alarm is None or costs.missed_fault is None or costs.faults_per_year is None:
+        raise ValueError("costs are not stated")
     missed = np.array([float(np.mean(peaks < level(target))) for target in _TARGETS.tolist()])
-    cost = settings.cost_false_alarm * 365 * _TARGETS + settings.cost_missed_fault * settings.faults_per_year * missed
+    cost = costs.false_alarm * 365 * _TARGETS + costs.missed_fault * costs.faults_per_year * missed
     best = int(np.argmin(cost))
     return Choice(float(_TARGETS[best]), float(missed[best]), float(cost[best]))
 

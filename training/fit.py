@@ -18,7 +18,7 @@ from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.costs import cheapest, fault_peaks
 from axlebox.training.forest import score_of_level, train_forest, train_on_tails
 from axlebox.training.frames import in_order, used
-from axlebox.training.parameters import Parameters, StreamingParameters, ThresholdParameters
+from axlebox.training.parameters import CostParameters, Parameters, StreamingParameters
 from axlebox.training.series import Progress, Replayed, Series, record, replay
 from axlebox.training.streaming_fit import Prepared, prepare
 from axlebox.training.threshold import (
@@ -93,7 +93,7 @@ def make_rows(
                 prepared = prepare(series, periods[kind], parameters.streaming, progress)
             except Malformed as error:
                 raise Malformed(f"sensors of kind {kind}: {error}") from error
-            thresholds = _Thresholds(prepared, Target.of(parameters.threshold, contract, kind), progress)
+            thresholds = _Thresholds(prepared, Target.of(parameters, contract, kind), progress)
             made.append(thresholds.feature_rows(kind, model, parameters.streaming))
     return tuple(made)
 
@@ -137,16 +137,23 @@ def _value_rows(series: Sequence[Series], spec: DetectorSpec, parameters: Parame
 class Target:
     """What a kind's thresholds are chosen for."""
 
-    settings: ThresholdParameters
     per_sensor_day: float
     """Where costs do not decide."""
+    contamination: float | None
+    costs: CostParameters | None
+    """Where they decide."""
     sensors: int
     """Of the kind on a vehicle."""
 
     @classmethod
-    def of(cls, settings: ThresholdParameters, contract: Contract, kind: str) -> Target:
-        sensors = sensors_per_vehicle(settings, contract, kind)
-        return cls(settings, target_per_sensor_day(settings, contract, kind), sensors)
+    def of(cls, parameters: Parameters, contract: Contract, kind: str) -> Target:
+        settings = parameters.threshold
+        return cls(
+            target_per_sensor_day(settings, contract, kind),
+            settings.contamination,
+            parameters.costs if settings.least_cost else None,
+            sensors_per_vehicle(settings, contract, kind),
+        )
 
 
 class _Thresholds:
@@ -155,14 +162,14 @@ class _Thresholds:
     def __init__(self, prepared: Prepared, target: Target, progress: Progress) -> None:
         self._prepared = prepared
         self._per_day = target.per_sensor_day
-        self._contamination = target.settings.contamination
+        self._contamination = target.contamination
         self._constants = prepared.constants
         spans = self._replayed("sums of tails", progress)
         self._choice = None
-        if target.settings.cost_false_alarm is not None:
+        if target.costs is not None:
             peaks = fault_peaks(prepared.series, prepared.constants, prepared.warmup)
             tailing = fit_tailing([one.tail_sum for one in spans], prepared.days)
-            self._choice = cheapest(target.settings, peaks, lambda per_day: tailing.level(per_day / target.sensors))
+            self._choice = cheapest(target.costs, peaks, lambda per_day: tailing.level(per_day / target.sensors))
             self._per_day = self._choice.per_vehicle_day / target.sensors
         self._set_level(spans)
         self._spans = self._replayed("suspicion", progress)

@@ -50,13 +50,16 @@ def train_on_tails(
 def _fit(rows: NDArray[np.float32], settings: ForestParameters, contamination: float | str) -> IsolationForest:
     from sklearn.ensemble import IsolationForest
 
-    return IsolationForest(
+    forest = IsolationForest(
         n_estimators=settings.n_estimators,
         max_samples=settings.max_samples if settings.max_samples == "auto" else min(settings.max_samples, len(rows)),
         contamination=contamination,
         bootstrap=settings.bootstrap,
         random_state=settings.random_state,
+        n_jobs=settings.n_jobs,
     ).fit(rows)
+    # Workers would add up the depths of a row in the order in which they end, and the last bits would differ.
+    return forest.set_params(n_jobs=None)
 
 
 def _synthetic(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,6 +20,8 @@ class ForestParameters(Struct, frozen=True, forbid_unknown_fields=True):
     max_samples: Annotated[int, Meta(ge=2)] | Literal["auto"] = "auto"
     bootstrap: bool = True
     random_state: Count = 69
+    n_jobs: Annotated[int, Meta(ge=-1)] | None = None
+    """Workers; how many changes nothing but the time it takes."""
 
 
 class BundleParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,10 +82,8 @@ class ThresholdParameters(Struct, frozen=True, forbid_unknown_fields=True):
     """Per 1,000 vehicle-hours."""
     contamination: Annotated[float, Meta(gt=0, le=0.5)] | None = None
     """Share of the training readings beyond the threshold: no extrapolation, no promise."""
-    cost_false_alarm: PositiveNumber | None = None
-    cost_missed_fault: PositiveNumber | None = None
-    faults_per_year: PositiveNumber | None = None
-    """Per vehicle. With both costs, in any one currency: the target with the least expected cost is taken."""
+    least_cost: bool = False
+    """The target with the least expected cost, by `costs`."""
     sensors_per_vehicle: Annotated[int, Meta(ge=1)] | None = None
     """None: as many as the contract's largest group has of the kind, or 1."""
 
@@ -91,16 +92,48 @@ class ThresholdParameters(Struct, frozen=True, forbid_unknown_fields=True):
             self.target_false_alarms_per_day,
             self.target_false_alarms_per_1000_hours,
             self.contamination,
-            self.cost_false_alarm,
+            self.least_cost or None,
         )
         if sum(one is not None for one in ways) > 1:
             raise ValueError(
-                "a threshold has one target, per day, per 1000 hours, by contamination or by cost: "
-                "set the others to null"
+                "a threshold has one target, per day, per 1000 hours, by contamination or by least cost: "
+                "set the others to null, or least_cost to false"
             )
-        costs = (self.cost_false_alarm, self.cost_missed_fault, self.faults_per_year)
-        if None in costs and any(one is not None for one in costs):
-            raise ValueError("cost_false_alarm, cost_missed_fault and faults_per_year are only useful together")
+
+
+class CostParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """What alarms and faults cost, in one currency; all three together, or none."""
+
+    currency: Annotated[str, Meta(min_length=1, max_length=10)] = "EUR"
+    false_alarm: PositiveNumber | None = None
+    missed_fault: PositiveNumber | None = None
+    faults_per_year: PositiveNumber | None = None
+    """Expected faults of one vehicle."""
+
+    def __post_init__(self) -> None:
+        stated = (self.false_alarm, self.missed_fault, self.faults_per_year)
+        if None in stated and any(one is not None for one in stated):
+            raise ValueError("costs: false_alarm, missed_fault and faults_per_year are only useful together")
+
+    @property
+    def stated(self) -> bool:
+        return self.false_alarm is not None
+
+
+class GateParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run must reach before it is exported, beside parity and its target of false alarms; None asks nothing."""
+
+    most_false_alarms_per_day: PositiveNumber | None = None
+    """Events near the threshold in a held-out sensor-day."""
+    least_caught: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Share of the injected faults that should be caught and are."""
+    no_worse_than_champion: bool = True
+    """On the same held-out time and the same injected faults."""
+
+
+class TrackingParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    uri: str | None = None
+    """Of a remote MLflow tracking server; None: the workspace's own store, mlflow/mlflow.db."""
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,17 +150,54 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     train_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.8
     """Share of the readings, first in time, that training sees."""
     forest: ForestParameters = ForestParameters()
+    costs: CostParameters = CostParameters()
+    gates: GateParameters = GateParameters()
+    tracking: TrackingParameters = TrackingParameters()
+
+    def __post_init__(self) -> None:
+        if self.threshold.least_cost and not self.costs.stated:
+            raise ValueError("threshold.least_cost needs costs: state false_alarm, missed_fault and faults_per_year")
 
     def training_only(self) -> dict[str, Any]:
-        """What decides on the trained forest, as plain data."""
+        """What decides on the trained forest and its evaluation, as plain data."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
-        del plain["bundle"]
+        del plain["bundle"], plain["gates"], plain["tracking"], plain["forest"]["n_jobs"]
         return plain
 
 
 def check(raw: Mapping[str, Any]) -> Parameters:
     """Parameters from what Kedro loaded. Raises UsageError naming the key that does not fit."""
+    known = dict(_fields("", Parameters))
+    for name in _unknown("", raw, known):
+        raise UsageError(f"parameters: there is no {name}{_nearest(name, known)}")
     try:
         return msgspec.convert(dict(raw), Parameters)
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters: {error}") from error
+
+
+def _fields(prefix: str, what: type[Struct]) -> Iterator[tuple[str, bool]]:
+    """The dotted names of all parameters, and whether each is a section of others."""
+    for name, kind in get_type_hints(what).items():
+        section = isinstance(kind, type) and issubclass(kind, Struct)
+        yield prefix + name, section
+        if section:
+            yield from _fields(f"{prefix}{name}.", kind)
+
+
+def _unknown(prefix: str, raw: Mapping[str, Any], known: Mapping[str, bool]) -> Iterator[str]:
+    for name, value in raw.items():
+        dotted = f"{prefix}{name}"
+        if dotted not in known:
+            yield dotted
+        elif known[dotted] and isinstance(value, Mapping):
+            yield from _unknown(f"{dotted}.", value, known)
+
+
+def _nearest(name: str, known: Mapping[str, bool]) -> str:
+    """`; did you mean NAME?`: the nearest name as a whole, or in its last part."""
+    close = difflib.get_close_matches(name, known, 1)
+    if not close:
+        ends = {one.rpartition(".")[2]: one for one in known}
+        close = [ends[one] for one in difflib.get_close_matches(name.rpartition(".")[2], ends, 1)]
+    return f"; did you mean {close[0]}?" if close else ""

@@ -178,6 +178,10 @@ class Run:
             return None
         return self._read("parity.json", dict[str, ParityProof])
 
+    def models(self) -> dict[str, bytes]:
+        """The exported ONNX models by name; none before their parity is proved."""
+        return {path.name: path.read_bytes() for path in sorted(self.folder.glob("*.onnx"))}
+
     def predictions(self) -> pd.DataFrame:
         return pd.read_parquet(self.folder / "predictions.parquet")
 
@@ -210,6 +214,12 @@ def load_forests(path: Path) -> dict[str, IsolationForest]:
     if not isinstance(forests, dict) or not all(isinstance(one, IsolationForest) for one in forests.values()):
         raise Damaged(f"{path} holds a {type(forests).__name__}, expected IsolationForests by name")
     return forests
+
+
+def list_runs(runs: Path) -> list[Run]:
+    """Every whole run, oldest first."""
+    folders = [one.parent for one in runs.glob("*/run.json") if not one.parent.name.endswith(".part")]
+    return sorted(map(Run, folders), key=lambda run: (run.record().created, run.folder.name))
 
 
 def open_run(runs: Path, name: str | None) -> Run:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -14,6 +15,8 @@ from pathlib import Path
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import PreflightFailed, UsageError
 
+FORMAT = 1
+"""How a workspace is laid out; a larger number is a newer layout."""
 _MARK = "[tool.axlebox]"
 _DOT = "dot-"
 """Template files whose names begin with a dot are stored under another name: build tools drop them."""
@@ -48,6 +51,14 @@ class Workspace:
         return self.root / "releases.jsonl"
 
     @property
+    def champions(self) -> Path:
+        return self.root / "champions.jsonl"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow"
+
+    @property
     def contract_path(self) -> Path:
         return self.root / "conf" / "base" / "contract.yml"
 
@@ -65,12 +76,24 @@ class Workspace:
 
 
 def find_workspace(start: Path) -> Workspace:
-    """The workspace that a folder belongs to. Raises UsageError."""
+    """The workspace that a folder belongs to. Raises UsageError, and PreflightFailed where it is a newer one."""
     for folder in (start.resolve(), *start.resolve().parents):
         settings = folder / "pyproject.toml"
-        if settings.is_file() and _MARK in settings.read_text(encoding="utf-8", errors="replace"):
+        if settings.is_file() and _MARK in (text := settings.read_text(encoding="utf-8", errors="replace")):
+            _check_format(settings, text)
             return Workspace(folder)
     raise UsageError(f"{start.resolve()} is in no workspace. DO: axlebox init DIR, then work inside it")
+
+
+def _check_format(path: Path, text: str) -> None:
+    try:
+        found = tomllib.loads(text)["tool"]["axlebox"].get("format", 1)
+    except (tomllib.TOMLDecodeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{path} is not readable: {error}") from error
+    if not isinstance(found, int) or found > FORMAT:
+        raise PreflightFailed(
+            f"{path.parent} is a workspace of format {found}, this axlebox reads {FORMAT}. DO: update axlebox"
+        )
 
 
 def init_workspace(folder: Path) -> Workspace:

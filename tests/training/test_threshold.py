@@ -9,7 +9,7 @@ from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import Contract, Kind, Sensor
 from axlebox.training.costs import Choice, cheapest
 from axlebox.training.evaluation import lower_bound, upper_bound
-from axlebox.training.parameters import ThresholdParameters, check
+from axlebox.training.parameters import CostParameters, ThresholdParameters, check
 from axlebox.training.threshold import clusters, fit_tailing, target_per_sensor_day, unseen_level
 
 
@@ -83,14 +83,16 @@ def test_a_target_is_a_vehicle_s_and_shared_by_its_sensors(
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"contamination": 0.1, "target_false_alarms_per_day": 1}, "set the others to null"),
-        ({"cost_false_alarm": 100}, "only useful together"),
-        ({"target_false_alarms_per_day": 0}, "target_false_alarms_per_day"),
+        ({"threshold": {"contamination": 0.1, "target_false_alarms_per_day": 1}}, "set the others to null"),
+        ({"threshold": {"least_cost": True, "contamination": 0.1}}, "set the others to null"),
+        ({"threshold": {"least_cost": True}}, "needs costs"),
+        ({"costs": {"false_alarm": 100}}, "only useful together"),
+        ({"threshold": {"target_false_alarms_per_day": 0}}, "target_false_alarms_per_day"),
     ],
 )
-def test_two_targets_or_half_of_one_are_refused(wrong: dict[str, float], named: str) -> None:
+def test_two_targets_or_half_of_one_are_refused(wrong: dict[str, dict[str, float]], named: str) -> None:
     with pytest.raises(UsageError, match=named):
-        check({"bundle": {"name": "x"}, "threshold": wrong})
+        check({"bundle": {"name": "x"}, **wrong})
 
 
 @pytest.mark.parametrize(("events", "upper", "lower"), [(0, 2.996, 0.0), (3, 7.754, 0.818), (10, 16.962, 5.425)])
@@ -109,8 +111,7 @@ def test_the_cheapest_target_weighs_false_alarms_against_misses() -> None:
         return 10.0 - 2.0 * float(np.log(per_day))
 
     def choose(alarm: float, miss: float, faults: float = 1.0) -> Choice:
-        settings = ThresholdParameters(cost_false_alarm=alarm, cost_missed_fault=miss, faults_per_year=faults)
-        return cheapest(settings, peaks, level)
+        return cheapest(CostParameters("EUR", alarm, miss, faults), peaks, level)
 
     dear_miss = choose(alarm=1.0, miss=1e6)
     assert dear_miss.missed_share == 0.0 and dear_miss.per_vehicle_day == pytest.approx(np.exp(-1), rel=0.3)

@@ -86,3 +86,21 @@ def test_a_second_holder_of_the_lock_is_refused_and_the_next_one_is_not(tmp_path
         pass
     with workspace.locked():
         assert (workspace.root / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "refused"),
+    [("format = 2", "workspace of format 2, this axlebox reads 1. DO: update axlebox"), ("format = 'x'", "format x")],
+)
+def test_a_workspace_of_a_newer_axlebox_is_refused(tmp_path: Path, setting: str, refused: str) -> None:
+    settings = init_workspace(tmp_path / "fleet").root / "pyproject.toml"
+    settings.write_text(settings.read_text().replace("format = 1", setting))
+    with pytest.raises(PreflightFailed, match=refused):
+        find_workspace(tmp_path / "fleet")
+
+
+def test_a_workspace_from_before_formats_is_of_the_first_one(tmp_path: Path) -> None:
+    workspace = init_workspace(tmp_path / "fleet")
+    settings = workspace.root / "pyproject.toml"
+    settings.write_text(settings.read_text().replace("format = 1\n", ""))
+    assert find_workspace(tmp_path / "fleet") == workspace

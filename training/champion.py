@@ -1,0 +1,51 @@
+"""champions.jsonl: the run that others are measured against. Only people write it: nothing promotes itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Struct
+
+from axlebox.firmware_bundle import disk
+from axlebox.firmware_bundle.errors import Malformed
+from axlebox.training.provenance import who
+from axlebox.training.runs import open_run
+from axlebox.training.workspace import Workspace
+
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+class Promotion(Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of champions.jsonl: from here on this run is the champion."""
+
+    run: str
+    promoted: datetime
+    by: str
+    reason: str
+
+
+def read_promotions(workspace: Workspace) -> list[Promotion]:
+    """Oldest first. Raises Malformed."""
+    if not workspace.champions.exists():
+        return []
+    try:
+        return msgspec.json.Decoder(Promotion).decode_lines(disk.read_bounded(workspace.champions, _MAX_BYTES))
+    except msgspec.DecodeError as error:
+        raise Malformed(f"{workspace.champions}: {error}") from error
+
+
+def champion(workspace: Workspace) -> str | None:
+    """The RUN that is champion now."""
+    promotions = read_promotions(workspace)
+    return promotions[-1].run if promotions else None
+
+
+def promote(workspace: Workspace, run: str, reason: str) -> Promotion:
+    """Make a run the champion; the earlier ones stay on record. Raises UsageError where there is no such run."""
+    with workspace.locked():
+        found = open_run(workspace.runs, run)
+        made = Promotion(found.folder.name, datetime.now(UTC), who(), reason)
+        lines = [*read_promotions(workspace), made]
+        disk.replace_durable(workspace.champions, msgspec.json.Encoder().encode_lines(lines))
+    return made
