@@ -59,11 +59,17 @@ READINGS = Path(os.environ.get("AXLEBOX_TEST_READINGS", Path(__file__).resolve()
 
 
 @pytest.fixture(scope="session")
-def temps_csv() -> Path:
+def talks_readings() -> Path | None:
+    """The talk's readings, where they are there."""
+    return READINGS if READINGS.exists() else None
+
+
+@pytest.fixture(scope="session")
+def temps_csv(talks_readings: Path | None) -> Path:
     """The talk's readings; tests that use them are skipped where they are not there."""
-    if not READINGS.exists():
+    if talks_readings is None:
         pytest.skip("the talk's readings (temps.csv) are not here; AXLEBOX_TEST_READINGS may name them")
-    return READINGS
+    return talks_readings
 
 
 @dataclass
