@@ -43,7 +43,7 @@ def check_runtime(manifest: Manifest, runtime: Runtime) -> tuple[str, ...]:
             known = ", ".join(f"{name} {version}" for name, version in sorted(runtime.feature_sets))
             raise RuntimeTooOld(
                 f"the release needs feature set {spec.features.name} {spec.features.version}, "
-                f"this runtime {runtime.version} has {known}. {_UPDATE}"
+                f"this runtime {runtime.version} has {known}. {_UPDATE}, or install the package that brings the set"
             )
     proved = manifest.proved_on.get("axlebox")
     if proved is not None and proved != runtime.version:
