@@ -138,13 +138,11 @@ class Value(Plain):
 _SETS: dict[Name, type[Features]] = {("value", 1): Value, ("streaming", 1): Streaming}
 KNOWN_SETS = frozenset(_SETS)
 """Name and version of every feature set that this runtime has itself."""
-_RESERVED = frozenset(name for name, _ in KNOWN_SETS)
-"""No other package may bring a set of these names, in whatever version."""
 
 
 def known_sets() -> frozenset[Name]:
     """Name and version of every feature set that can be found here, those of other packages included."""
-    return KNOWN_SETS | {one for one in own_sets.named() if one[0] not in _RESERVED}
+    return KNOWN_SETS | own_sets.named()
 
 
 def find(spec: FeatureSet) -> type[Features]:

@@ -22,6 +22,8 @@ Name = tuple[str, int]
 """Of a feature set, with its version."""
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._]*(?:-[A-Za-z0-9._]+)*)-([1-9][0-9]{0,8})")
 _LONGEST = 64
+RESERVED = frozenset({"value", "streaming"})
+"""The runtime's own names: no other package may bring a set of them, in whatever version."""
 _NEEDED = ("names", "maker", "update", "restart", "state", "restore")
 _offered: dict[Name, Callable[[], Any]] = {}
 
@@ -76,7 +78,7 @@ def _installed() -> dict[Name, list[EntryPoint]]:
     found: dict[Name, list[EntryPoint]] = {}
     for entry in entry_points(group=GROUP):
         key = parse(entry.name)
-        if key is not None:
+        if key is not None and key[0] not in RESERVED:
             found.setdefault(key, []).append(entry)
     return found
 
