@@ -60,6 +60,10 @@ def pipeline(metadata: Any) -> None:
             "this workspace has no package for pipelines: it would never be found. "
             "DO: axlebox init DIR --with-pipelines"
         )
+    import cookiecutter.main
+
+    # `kedro pipeline create` makes files with it, and it would note down in the home folder which.
+    cookiecutter.main.dump = lambda *words: None
 
 
 for _command in kedros_pipeline.commands.values():
