@@ -184,6 +184,9 @@ def assert_package(reader: Reader) -> None:
     assert [one for one in needs if "extra" not in one] == ["axlebox"]
     assert not list((reader.cwd / "src").glob("*.egg-info"))
     assert reader.run("kedro", "pipeline", "delete", "weekly", "--yes").returncode == 0
+    told = reader.run("axlebox", "train")  # the registry still names it
+    assert told.returncode == 2 and len(told.stderr.splitlines()) == 1
+    assert "fleet/pipeline_registry.py, line 9: KeyError: 'weekly'. DO: correct it" in told.stderr
     assert reader.run("kedro", "package").returncode == 0
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if "weekly" in name]
 

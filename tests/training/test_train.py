@@ -118,6 +118,17 @@ def test_kedro_package_makes_a_wheel_and_the_configuration(kedro: Any, copied: P
     assert "conf/base/parameters.yml" in listed and "credentials" not in listed
 
 
+def test_kedro_pipeline_create_in_a_workspace_without_a_package_is_refused(
+    kedro: Any, axlebox: Any, tmp_path: Path
+) -> None:
+    """It would report success, and nothing would ever find the pipeline."""
+    axlebox.ok("init", tmp_path / "fleet")
+    before = sorted((tmp_path / "fleet").rglob("*"))
+    done = kedro("pipeline", "create", "weekly", cwd=tmp_path / "fleet")
+    assert done.returncode == 2 and "DO: axlebox init DIR --with-pipelines" in done.stderr
+    assert sorted((tmp_path / "fleet").rglob("*")) == before
+
+
 def test_kedro_viz_builds_a_page_with_all_pipelines_and_trains_nothing(kedro: Any, copied: Path) -> None:
     pytest.importorskip("kedro_viz", reason="the extra ui is not installed")
     before = sorted(copied.glob("runs/*")), (copied / "data/08_reporting/evaluation.json").stat().st_mtime_ns
