@@ -18,7 +18,7 @@ from axlebox.training.frames import used
 from axlebox.training.runs import DetectorFile, Run
 
 ROWS = 200
-"""At most so many readings for a detector without state."""
+"""At most so many readings for a detector without state, at least so many in a row for a plain one with state."""
 _STREAM_ROWS = 4000
 """And so many in a row for one with state,"""
 _FAULT_ROWS = 12
@@ -63,7 +63,7 @@ def golden_readings(predictions: pd.DataFrame, spec: DetectorSpec, contract: Con
     # are computed in the same way, so only the gate must let them through: an era may begin before the last one's end.
     newest = predictions.groupby("sensor")["time"].cummax()
     predictions = predictions[~predictions[["sensor"]].assign(newest=newest).duplicated()]
-    if spec.events is None:
+    if spec.features.name == "value":
         return _to_readings(_picked(predictions))
     return _stretch(predictions, spec, contract)
 
@@ -87,15 +87,19 @@ def _stretch(predictions: pd.DataFrame, spec: DetectorSpec, contract: Contract) 
     """The last readings of one sensor and its siblings, as many as the warm-up needs; then a fault of that sensor."""
     first = str(predictions["sensor"].iloc[-1])
     near = predictions[predictions["sensor"].isin(contract.members(first))]
-    rows = min(_STREAM_ROWS, (spec.warmup + 2 * _FAULT_ROWS) * near["sensor"].nunique())
+    rows = (spec.warmup + 2 * _FAULT_ROWS) * near["sensor"].nunique()
+    rows = min(_STREAM_ROWS, rows if spec.events is not None else max(rows, ROWS))
     readings = _to_readings(near.iloc[-rows:])
     return [*readings, *_fault(readings, first, spec)]
 
 
 def _fault(readings: Sequence[Reading], sensor: str, spec: DetectorSpec) -> list[Reading]:
     """The sensor goes on from its last reading, far too warm."""
-    constants = spec.features.constants
-    last = next(one for one in reversed(readings) if one.sensor == sensor)
-    value = last.value + _FAULT_HEIGHT * constants["scale"]
-    moments = [last.time + constants["period_s"] * number for number in range(1, _FAULT_ROWS + 1)]
+    own = [one for one in readings if one.sensor == sensor]
+    constants, last = spec.features.constants, own[-1]
+    scale = constants.get("scale") or float(np.std([one.value for one in own])) or 1.0
+    steps = np.diff([one.time for one in own])
+    period = constants.get("period_s") or (float(np.median(steps)) if len(steps) else 1.0)
+    value = last.value + _FAULT_HEIGHT * scale
+    moments = [last.time + period * number for number in range(1, _FAULT_ROWS + 1)]
     return [Reading(moment, sensor, value + 0.01 * number) for number, moment in enumerate(moments)]

@@ -23,6 +23,8 @@ from axlebox.training.workspace import find_workspace
 def find_trust(trust: Path | None) -> bytes:
     """A root file's bytes; None means the root of the workspace around the current folder."""
     if trust is not None:
+        with contextlib.suppress(AxleboxError):
+            find_workspace(Path.cwd())  # whose own feature sets are known from here on
         return disk.read_bounded(trust, MAX_CONTAINER_BYTES)
     try:
         return read_root(find_workspace(Path.cwd()))

@@ -16,12 +16,13 @@ _SHOWN_INVALID = 5
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--with-pipelines", is_flag=True, help="With a package for Kedro pipelines and feature sets of your own.")
 @json_option
-def init(folder: Path, as_json: bool) -> None:
+def init(folder: Path, with_pipelines: bool, as_json: bool) -> None:
     """Write a workspace into DIR, which must not exist or be empty."""
     from axlebox.training.workspace import init_workspace
 
-    workspace = init_workspace(folder)
+    workspace = init_workspace(folder, with_pipelines)
     show(
         {"workspace": str(workspace.root)},
         as_json,

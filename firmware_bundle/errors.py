@@ -134,6 +134,13 @@ class RuntimeTooOld(PreflightFailed):
     advice = "update the runtime, then install again"
 
 
+class FeatureSetMissing(RuntimeTooOld):
+    """Made for a feature set that neither this runtime nor a package on this box has."""
+
+    headline = "The bundle needs a feature set that this box does not have."
+    advice = "update the runtime, or install the package that brings it, then install again"
+
+
 class NotInMaintenance(AxleboxError):
     """The vehicle's configuration says that nobody may change it now."""
 

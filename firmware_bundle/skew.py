@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from axlebox.firmware_bundle.errors import Malformed, RuntimeTooOld
+from axlebox.firmware_bundle.errors import FeatureSetMissing, Malformed, RuntimeTooOld
 from axlebox.firmware_bundle.manifest import VERSION_PATTERN, Head, Manifest, decode, decode_manifest
 
 _UPDATE = "DO: update the runtime"
@@ -41,9 +41,9 @@ def check_runtime(manifest: Manifest, runtime: Runtime) -> tuple[str, ...]:
     for spec in manifest.detectors:
         if (spec.features.name, spec.features.version) not in runtime.feature_sets:
             known = ", ".join(f"{name} {version}" for name, version in sorted(runtime.feature_sets))
-            raise RuntimeTooOld(
+            raise FeatureSetMissing(
                 f"the release needs feature set {spec.features.name} {spec.features.version}, "
-                f"this runtime {runtime.version} has {known}. {_UPDATE}"
+                f"this runtime {runtime.version} has {known}. {_UPDATE}, or install the package that brings the set"
             )
     proved = manifest.proved_on.get("axlebox")
     if proved is not None and proved != runtime.version:

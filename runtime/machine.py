@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from axlebox.firmware_bundle.skew import Runtime
-from axlebox.runtime.features import KNOWN_SETS
+from axlebox.runtime import own_sets
+from axlebox.runtime.features import known_sets
 from axlebox.runtime.version import VERSION
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -20,9 +21,10 @@ _CPU = re.compile(r"^(?:vendor_id|model name|cpu family|model|stepping|flags|CPU
 
 @functools.cache
 def this_runtime() -> Runtime:
-    """This runtime, with versions and processor as its fingerprint."""
+    """This runtime, with versions, other packages' feature sets and processor as its fingerprint."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy"))
-    return Runtime(VERSION, KNOWN_SETS, f"axlebox {VERSION}, {libraries}, {platform.machine()} {processor(_CPUINFO)}")
+    parts = [f"axlebox {VERSION}", libraries, *own_sets.suppliers(), f"{platform.machine()} {processor(_CPUINFO)}"]
+    return Runtime(VERSION, known_sets(), ", ".join(parts))
 
 
 def processor(cpuinfo: Path) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from axlebox.firmware_bundle.errors import Malformed
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec, EventRules, FeatureSet
+from axlebox.runtime.features import find
 from axlebox.runtime.streaming import Streaming
 from axlebox.runtime.streaming_constants import Constants
 from axlebox.training.costs import cheapest, fault_peaks
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
 
 MODEL = "model.onnx"
+_FRESH = "sibling_fresh_s"
+"""The constant of a feature set that is given deviations from siblings (runtime.detector.Detector)."""
 _SUSPECT_RATE = 5.0
 """Suspicions are so many times as frequent as extreme events."""
 _SUSPECT_SHARE = (0.5, 0.75)
@@ -52,7 +55,7 @@ class FeatureRows:
     spec: DetectorSpec
     """Its threshold is still to be set."""
     rows: NDArray[np.float32]
-    """(n, k), series after series, without their warm-ups."""
+    """(n, k), without the warm-ups; series after series, or in order of arrival where no events are fitted."""
     suspected: NDArray[np.bool_]
     """(n,): whether something was suspected of the sensor then."""
     lengths: tuple[int, ...]
@@ -78,7 +81,10 @@ def make_rows(
     Raises Malformed where there are too few readings, or they never change.
     """
     periods = _periods(used(readings), contract)
+    plain = None if parameters.feature_set == "streaming" else _plain_set(parameters)
     fresh = {kind: parameters.streaming.sibling_fresh * period for kind, period in periods.items()}
+    if plain is not None and _FRESH in plain.constants:
+        fresh = dict.fromkeys(fresh, plain.constants[_FRESH])
     items = (item for batch in in_order(readings) for item in batch)
     found = {kind: series for kind, series in record(items, contract, fresh, progress).items() if series}
     if not found:
@@ -86,8 +92,9 @@ def make_rows(
     made = []
     for number, (kind, series) in enumerate(found.items()):
         model = MODEL if len(found) == 1 else f"model-{number}.onnx"
-        if parameters.feature_set == "value":
-            made.append(_value_rows(series, DetectorSpec(kind, model, FeatureSet("value", 1), 0.0), parameters))
+        if plain is not None:
+            warmup = 0 if parameters.feature_set == "value" else parameters.features.warmup
+            made.append(_plain_rows(series, DetectorSpec(kind, model, plain, 0.0, warmup), parameters, progress))
         else:
             try:
                 prepared = prepare(series, periods[kind], parameters.streaming, progress)
@@ -124,13 +131,53 @@ def _periods(readings: pd.DataFrame, contract: Contract) -> dict[str, float]:
     return {name: kind.period_s or float(found.get(name, 1.0)) for name, kind in contract.kinds.items()}
 
 
-def _value_rows(series: Sequence[Series], spec: DetectorSpec, parameters: Parameters) -> FeatureRows:
-    """The talk's detector: the raw value, in order of arrival, which a bootstrap depends on."""
-    readings = sorted((reading for one in series for reading in one.readings), key=lambda one: one.line)
-    rows = np.array([[reading.value] for reading in readings], dtype=np.float32)
-    suspected = np.zeros(len(rows), dtype=np.bool_)
-    facts = {"contamination": parameters.contamination_factor}
-    return FeatureRows(spec, rows, suspected, tuple(map(len, series)), facts)
+def _plain_set(parameters: Parameters) -> FeatureSet:
+    """A feature set that makes rows and nothing more, with its constants. Raises Malformed where it takes others."""
+    bare = FeatureSet(*parameters.named_set)
+    if parameters.feature_set == "value":
+        return bare
+    found = find(bare)
+    full = structs.replace(bare, constants={**getattr(found, "defaults", {}), **parameters.features.constants})
+    found.maker(full.constants)()
+    return full
+
+
+def _plain_rows(
+    series: Sequence[Series], spec: DetectorSpec, parameters: Parameters, progress: Progress
+) -> FeatureRows:
+    """Rows as the Detector makes them, in order of arrival, which a bootstrap depends on.
+
+    Raises Malformed where the set's rows are not what it says, or not finite.
+    """
+    found, alone = find(spec.features), _FRESH not in spec.features.constants
+    make, width = found.maker(spec.features.constants), len(found.names)
+    rows: list[tuple[float, ...]] = []
+    lines: list[int] = []
+    lengths = []
+    total = sum(map(len, series))
+    for one in series:
+        sensor, seen, before = make(), 0, len(rows)
+        for number, (reading, deviation) in enumerate(zip(one.readings, one.deviations, strict=True)):
+            if number in one.restarts and not sensor.restart():
+                sensor, seen = make(), 0
+            seen += 1
+            row = sensor.update(reading, None if alone else deviation, seen <= spec.warmup)
+            if len(row) != width:
+                what = f"feature set {spec.features.name} {spec.features.version}"
+                raise Malformed(f"{what} has {width} names ({', '.join(found.names)}), and made a row of {len(row)}")
+            if seen > spec.warmup:
+                rows.append(row)
+                lines.append(reading.line)
+                if not len(rows) & 0x3FFF:
+                    progress("feature rows", len(rows), total)
+        lengths.append(len(rows) - before)
+    progress("feature rows", total, total)
+    made = np.array(rows, dtype=np.float32).reshape(len(rows), width)[np.argsort(lines, kind="stable")]
+    if not np.isfinite(made).all():
+        what = f"feature set {spec.features.name} {spec.features.version}"
+        raise Malformed(f"{what} made rows with numbers that are not finite or beyond 3.4e38")
+    suspected = np.zeros(len(made), dtype=np.bool_)
+    return FeatureRows(spec, made, suspected, tuple(lengths), {"contamination": parameters.contamination_factor})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
 
 from axlebox.firmware_bundle.errors import AxleboxError, UsageError
 from axlebox.training.parameters import check
-from axlebox.training.pipeline_registry import register_pipelines
 from axlebox.training.pipelines import record
 from axlebox.training.workspace import find_workspace
 
@@ -32,7 +32,7 @@ class OneLineError(click.ClickException):
 def _check_whole(pipeline: Pipeline) -> None:
     """Raise UsageError where a run would be recorded from scratch that another run left."""
     names = {node.name for node in pipeline.nodes}
-    missing = {node.name for node in register_pipelines()["__default__"].nodes} - names
+    missing = {node.name for node in pipelines.get("__default__", pipeline).nodes} - names
     if record.NODE in names and missing:
         raise UsageError(f"{record.NODE} needs {', '.join(sorted(missing))} in the same run. DO: kedro run")
 

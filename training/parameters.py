@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from axlebox.firmware_bundle.errors import UsageError
-from axlebox.firmware_bundle.manifest import BundleName, Count, Identifier
+from axlebox.firmware_bundle.manifest import BundleName, Count, Identifier, Label
+from axlebox.runtime import features, own_sets
+
+OWN = "own_"
+"""What sections of the workspace's own pipelines begin with."""
+_BUILT_IN = {"streaming": ("streaming", 1), "value": ("value", 1)}
+"""Feature sets that need no version: they come with axlebox."""
 
 
 class ForestParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,6 +138,19 @@ class GateParameters(Struct, frozen=True, forbid_unknown_fields=True):
     """On the same held-out time and the same injected faults."""
 
 
+class FeatureParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """Only for a feature set of another package, or of the workspace's own."""
+
+    warmup: Count = 0
+    """Readings of a sensor that are not trained on and raise nothing."""
+    constants: dict[Label, float] = {}
+    """In place of the set's defaults."""
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.constants.values())):
+            raise ValueError("constants of a feature set are finite numbers")
+
+
 class TrackingParameters(Struct, frozen=True, forbid_unknown_fields=True):
     uri: str | None = None
     """Of a remote MLflow tracking server; None: the workspace's own store, mlflow/mlflow.db."""
@@ -138,9 +158,11 @@ class TrackingParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     bundle: BundleParameters
-    feature_set: Literal["streaming", "value"] = "streaming"
+    feature_set: str = "streaming"
+    """`streaming`, `value`, or NAME-VERSION of another package's (runtime/own_sets.py)."""
+    features: FeatureParameters = FeatureParameters()
     contamination_factor: Annotated[float, Meta(gt=0, le=0.5)] | Literal["auto"] = 0.05
-    """Share of the training rows that the forest of the feature set `value` is made to flag."""
+    """Share of the training rows that the forest of a feature set other than `streaming` is made to flag."""
     streaming: StreamingParameters = StreamingParameters()
     threshold: ThresholdParameters = ThresholdParameters()
     most_held_back: Annotated[float, Meta(ge=0, lt=1)] = 0.2
@@ -153,6 +175,8 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
     costs: CostParameters = CostParameters()
     gates: GateParameters = GateParameters()
     tracking: TrackingParameters = TrackingParameters()
+    own: dict[str, Any] = {}
+    """The sections whose names begin with OWN, by their names: parameters of the workspace's own pipelines."""
 
     def __post_init__(self) -> None:
         if self.threshold.least_cost and not self.costs.stated:
@@ -162,18 +186,39 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
         """What decides on the trained forest and its evaluation, as plain data."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         del plain["bundle"], plain["gates"], plain["tracking"], plain["forest"]["n_jobs"]
-        return plain
+        own: dict[str, Any] = plain.pop("own")
+        return plain | own
+
+    @property
+    def named_set(self) -> tuple[str, int]:
+        """Name and version of the feature set."""
+        return _BUILT_IN.get(self.feature_set) or own_sets.parse(self.feature_set) or (self.feature_set, 1)
 
 
 def check(raw: Mapping[str, Any]) -> Parameters:
     """Parameters from what Kedro loaded. Raises UsageError naming the key that does not fit."""
+    own = {name: value for name, value in raw.items() if str(name).startswith(OWN)}
+    ours = {name: value for name, value in raw.items() if name not in own}
     known = dict(_fields("", Parameters))
-    for name in _unknown("", raw, known):
+    del known["own"]
+    for name in _unknown("", ours, known):
         raise UsageError(f"parameters: there is no {name}{_nearest(name, known)}")
     try:
-        return msgspec.convert(dict(raw), Parameters)
+        found = msgspec.convert({**ours, "own": own}, Parameters)
     except msgspec.ValidationError as error:
         raise UsageError(f"parameters: {error}") from error
+    _check_set(found.feature_set)
+    return found
+
+
+def _check_set(name: str) -> None:
+    if name in _BUILT_IN:
+        return
+    known = [*_BUILT_IN, *(f"{one}-{version}" for one, version in sorted(features.known_sets() - features.KNOWN_SETS))]
+    if name not in known:
+        raise UsageError(
+            f"parameters: there is no feature_set {name}{_nearest(name, known) or ';'} known are {', '.join(known)}"
+        )
 
 
 def _fields(prefix: str, what: type[Struct]) -> Iterator[tuple[str, bool]]:
@@ -194,7 +239,7 @@ def _unknown(prefix: str, raw: Mapping[str, Any], known: Mapping[str, bool]) -> 
             yield from _unknown(f"{dotted}.", value, known)
 
 
-def _nearest(name: str, known: Mapping[str, bool]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean NAME?`: the nearest name as a whole, or in its last part."""
     close = difflib.get_close_matches(name, known, 1)
     if not close:

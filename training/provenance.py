@@ -5,11 +5,16 @@ from __future__ import annotations
 import getpass
 import hashlib
 import subprocess
+import sys
+from collections.abc import Iterable
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
-from axlebox.firmware_bundle.manifest import Code
+from axlebox.firmware_bundle.manifest import Code, FeatureSet
+from axlebox.runtime.features import KNOWN_SETS, find
 from axlebox.runtime.version import VERSION
+from axlebox.training.workspace import Workspace
 
 _PACKAGES = ("firmware_bundle", "runtime", "training", "export")
 _LIBRARIES = (
@@ -27,18 +32,51 @@ _LIBRARIES = (
 )
 
 
-def code_revision(workspace: Path) -> Code:
-    """axlebox's version, the sha256 over its installed source files, and a workspace's commit."""
+def code_revision(workspace: Path, feature_sets: Iterable[FeatureSet] = ()) -> Code:
+    """axlebox's version, the sha256 over source files, and a workspace's commit.
+
+    The source is axlebox's as installed, that of the workspace's own package, and of other packages that bring one
+    of `feature_sets`.
+    """
     digest = hashlib.sha256()
+    own = Workspace(workspace).own_package
+    others = {} if own is None else {"workspace": own}
+    for one in feature_sets:
+        source = _source(one, own)
+        if source is not None:
+            others[f"feature set {one.name} {one.version}"] = source
     for package in _PACKAGES:
         spec = util.find_spec(f"axlebox.{package}")
         if spec is None or spec.origin is None:
             raise RuntimeError(f"axlebox.{package} is not installed")
-        folder = Path(spec.origin).parent
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{package}/{path.relative_to(folder).as_posix()}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        _add(digest, package, Path(spec.origin).parent)
+    for name, place in sorted(others.items()):
+        _add(digest, name, place)
     return Code(VERSION, digest.hexdigest(), git_commit(workspace))
+
+
+def _add(digest: Any, name: str, place: Path) -> None:
+    """Every *.py of a folder, or a single file, with its name."""
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        digest.update(f"{name}/{path.relative_to(place).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+
+
+def _source(spec: FeatureSet, own: Path | None) -> Path | None:
+    """The package, or the file, that a set comes from; None where it is axlebox's or of the workspace's package."""
+    if (spec.name, spec.version) in KNOWN_SETS:
+        return None
+    module = find(spec).__module__
+    top = sys.modules[module.partition(".")[0]]
+    place = Path(top.__file__).parent if top.__file__ and hasattr(top, "__path__") else _file(module)
+    return None if place == own else place
+
+
+def _file(module: str) -> Path:
+    file = sys.modules[module].__file__
+    if file is None:
+        raise RuntimeError(f"{module} has no file")
+    return Path(file)
 
 
 def library_versions() -> dict[str, str]:

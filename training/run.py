@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -52,8 +54,25 @@ def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
                 outcome = session.run()
         except OneLineError as error:
             raise error.__cause__ or error from None
+        except Exception as error:
+            place = _place_in(workspace.own_package, error)
+            if place is None:
+                raise
+            message = f"{place}: {type(error).__name__}: {error}. DO: correct it; kedro run shows the whole traceback"
+            raise UsageError(message) from error
     run: Run = outcome["run"].load()
     return run
+
+
+def _place_in(package: Path | None, error: Exception) -> str | None:
+    """File and line of a workspace's own package that an error comes from; None where it comes from elsewhere."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    for file, line in reversed(places):
+        if package is not None and Path(file).is_relative_to(package):
+            return f"{Path(file).relative_to(package.parent)}, line {line}"
+    return None
 
 
 def load_parameters(workspace: Workspace) -> Parameters:

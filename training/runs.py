@@ -87,7 +87,7 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
     """
     data = tuple(DataFile(**one) for one in trained.data_quality["files"])
     parameters = trained.parameters.training_only()
-    code = code_revision(workspace)
+    code = code_revision(workspace, [one.features for one in trained.detector.detectors])
     versions = library_versions()
     inputs = {
         "data": [one.sha256 for one in data],

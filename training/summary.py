@@ -23,10 +23,23 @@ _LIMITS_OF_STREAMING = (
 )
 
 
+_LIMITS_OF_OTHERS = (
+    "It flags a fixed share of everyday readings.",
+    "Its feature set {} is no part of axlebox: the package that brings it must be installed on the box, is trusted "
+    "like the runtime, and was not tried on injected faults.",
+)
+
+
 def limits_of_use(feature_sets: Iterable[str]) -> tuple[str, ...]:
     """What to know before relying on detectors with these feature sets."""
     found = set(feature_sets)
-    return (*(_LIMITS_OF_VALUE if "value" in found else ()), *(_LIMITS_OF_STREAMING if "streaming" in found else ()))
+    others = ", ".join(sorted(found - {"value", "streaming"}))
+    limits = (
+        *(_LIMITS_OF_VALUE if "value" in found else ()),
+        *(_LIMITS_OF_STREAMING if "streaming" in found else ()),
+        *(one.format(others) for one in _LIMITS_OF_OTHERS if others),
+    )
+    return tuple(dict.fromkeys(limits))
 
 
 def evaluation_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from axlebox.firmware_bundle.errors import Malformed, PreflightFailed, RuntimeTooOld
+from axlebox.firmware_bundle.errors import FeatureSetMissing, Malformed, PreflightFailed, RuntimeTooOld
 from axlebox.firmware_bundle.manifest import FORMAT, FeatureSet, Manifest, encode
 from axlebox.firmware_bundle.skew import Runtime, check_runtime, check_version, read_manifest
 from axlebox.firmware_bundle.trust import verify
@@ -56,8 +56,11 @@ def test_an_unknown_field_of_a_release_for_this_runtime_is_a_mistake(plain: dict
 @pytest.mark.parametrize(("name", "version"), [("value", 2), ("streaming", 1), ("other", 1)])
 def test_an_unknown_feature_set_is_named_beside_the_known_ones(world: Any, name: str, version: int) -> None:
     manifest = with_features(world, name, version)
-    with pytest.raises(RuntimeTooOld, match=rf"needs feature set {name} {version}, .* has streaming 2, value 1"):
+    with pytest.raises(FeatureSetMissing, match=rf"needs feature set {name} {version}, .* has streaming 2, value 1"):
         check_runtime(manifest, RUNTIME)
+    for words in (FeatureSetMissing.headline, FeatureSetMissing.advice):
+        assert "newer runtime" not in words  # it may be another package that is missing
+    assert "install the package that brings it" in FeatureSetMissing.advice
 
 
 @pytest.mark.parametrize(("proved", "notes"), [("0.1.0", 0), ("0.0.9", 1), ("0.2.0", 1)])

@@ -245,7 +245,7 @@ def test_training_and_the_box_agree_on_held_out_readings_with_marks(tmp_path: Pa
         ({"contamination_factor": 0}, r"\$.contamination_factor"),
         ({"train_fraction": "most"}, r"\$.train_fraction"),
         ({"forest": {"n_estimators": 0}}, r"\$.forest.n_estimators"),
-        ({"feature_set": "streeming"}, r"\$.feature_set"),
+        ({"feature_set": "streeming"}, "feature_set streeming; did you mean streaming"),
         ({"bundle": {"name": "No Spaces"}}, r"\$.bundle.name"),
     ],
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +22,7 @@ import skops.io
 from sklearn.cluster import KMeans
 
 from axlebox.firmware_bundle.errors import Damaged
+from axlebox.training.pipeline_registry import register_pipelines
 from axlebox.training.runs import Run, load_forests, open_run
 
 
@@ -114,13 +118,55 @@ def test_kedro_package_makes_a_wheel_and_the_configuration(kedro: Any, copied: P
     assert "conf/base/parameters.yml" in listed and "credentials" not in listed
 
 
-def test_kedro_viz_builds_a_page_with_all_pipelines(kedro: Any, copied: Path) -> None:
+def test_kedro_pipeline_create_in_a_workspace_without_a_package_is_refused(
+    kedro: Any, axlebox: Any, tmp_path: Path
+) -> None:
+    """It would report success, and nothing would ever find the pipeline."""
+    axlebox.ok("init", tmp_path / "fleet")
+    before = sorted((tmp_path / "fleet").rglob("*"))
+    done = kedro("pipeline", "create", "weekly", cwd=tmp_path / "fleet")
+    assert done.returncode == 2 and "DO: axlebox init DIR --with-pipelines" in done.stderr
+    assert sorted((tmp_path / "fleet").rglob("*")) == before
+
+
+def test_kedro_viz_builds_a_page_with_all_pipelines_and_trains_nothing(kedro: Any, copied: Path) -> None:
     pytest.importorskip("kedro_viz", reason="the extra ui is not installed")
+    before = sorted(copied.glob("runs/*")), (copied / "data/08_reporting/evaluation.json").stat().st_mtime_ns
     kedro.ok("viz", "build", cwd=copied)
+    assert before == (sorted(copied.glob("runs/*")), (copied / "data/08_reporting/evaluation.json").stat().st_mtime_ns)
     shown = json.loads((copied / "build/api/main").read_text())
     assert {"pre_processing", "data_engineering", "data_science", "metrics"} <= {
         one["id"] for one in shown["pipelines"]
     }
+    whole = register_pipelines()["__default__"]
+    page = rendered(copied / "build", copied.parent)
+    assert [node.name for node in whole.nodes if f">{node.name}<" not in page] == []
+    assert [name for name in whole.datasets() - {"parameters"} if f">{name}<" not in page] == []
+
+
+def rendered(site: Path, scratch: Path) -> str:
+    """A page's document as a browser shows it, served on this machine alone; chromium is Debian's package."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the page was built; chromium, which would show it, is not installed")
+    handler = functools.partial(_Quiet, directory=os.fspath(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [
+            *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # the page asks for a font
+            *(f"--user-data-dir={scratch / 'browser'}", "--virtual-time-budget=20000", "--dump-dom"),
+            f"http://127.0.0.1:{server.server_port}/",
+        ]
+        environment = {"HOME": os.fspath(scratch), "PATH": os.environ["PATH"]}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=True)
+        server.shutdown()
+    return done.stdout
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
 
 
 def test_kedro_s_commands_leave_nothing_in_the_home_folder(kedro: Any, copied: Path) -> None:
