@@ -23,15 +23,16 @@ from axlebox.training.parameters import BundleParameters, CostParameters, Parame
 from axlebox.training.report import Material, render_report
 from axlebox.training.report.choices import Choices
 from axlebox.training.report.money import in_words, money
+from axlebox.training.report.page import Figure
 from axlebox.training.report.timeline import STRETCHES, drawn_sensors, thin, timeline
 from axlebox.training.runs import DetectorFile, Run, RunRecord, open_run
 from axlebox.training.summary import INTENDED_USE, limits_of_use
 from tests.training.chromium import Browser, Page, chromium
 
 HOSTILE = (
-    "</script><img src=x onerror=pwned=1>",
+    "</script><img src=x onerror=pwned=1><a href='http://127.0.0.1:9/'>",
     "<!--<script>pwned=2</script>\"' onload=pwned=3",
-    "<a href='http://127.0.0.1:9/'>axle</a> \N{FIRE} \N{LINE SEPARATOR}".strip(),
+    "--line \N{FIRE} %{x} $x$ </td></table>",
 )
 COSTS = {"currency": "EUR", "false_alarm": 400.0, "missed_fault": 25000.0, "faults_per_year": 0.5}
 SECTIONS = (
@@ -207,6 +208,14 @@ def test_names_from_outside_are_text_wherever_they_stand(browser: Browser, run: 
     )
     words, links = json.loads(hover)
     assert links == 0 and any(one in words for one in HOSTILE), words
+
+
+def test_the_data_of_a_plot_cannot_end_its_script_and_come_back_as_they_were() -> None:
+    hostile = [*HOSTILE, "\u2028 \u2029 & \\u003c"]
+    text = Figure("x", [{"text": hostile}], {}).html()
+    inside = text.split("<script type='application/json'>")[1].split("</script>")[0]
+    assert not {"<", ">", "&", "\u2028", "\u2029"} & set(inside) and text.count("</script>") == 1
+    assert json.loads(inside)["data"][0]["text"] == hostile
 
 
 def test_without_scripts_the_tables_say_it_all(browser: Browser, priced: Path, run: Run) -> None:

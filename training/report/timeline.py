@@ -103,7 +103,7 @@ def timeline(sensor: str, predictions: pd.DataFrame, events: Sequence[Episode], 
     shapes, notes = _limits(kind, low, high)
     shapes += [_span(one, last) for one in shown if one.what == ANOMALY]
     raised = sum(one.what == ANOMALY for one in events)
-    words = f"{len(seen):,} readings, {len(flagged):,} flagged, {raised:,} anomaly events"
+    words = f"{len(seen):,} readings, {len(flagged):,} flagged, {raised:,} anomaly event{'' if raised == 1 else 's'}"
     more = [
         f"the {_MOST_FLAGS:,} flags with the highest scores are marked" if len(flagged) > _MOST_FLAGS else "",
         f"the first {_MOST_EVENTS} events are drawn" if len(events) > _MOST_EVENTS else "",
