@@ -30,6 +30,7 @@ from axlebox.runtime.contract import check_contract
 from axlebox.runtime.version import VERSION
 from axlebox.training.evaluation import target_problems
 from axlebox.training.parameters import BundleParameters
+from axlebox.training.progress import on_terminal
 from axlebox.training.runs import Run, write_report
 from axlebox.training.workspace import Workspace
 
@@ -126,7 +127,7 @@ def prove_run(run: Run, say: Callable[[str], None]) -> Proved:
     models, proofs = {}, {}
     for name, forest in run.forests().items():
         models[name] = model = convert(forest, rows[name].shape[1])
-        proofs[name] = proof = parity.prove(forest, model, rows[name])
+        proofs[name] = proof = parity.prove(forest, model, rows[name], on_terminal())
         say(
             f"parity of {name}: {proof.rows} rows, {proof.boundary_rows} of them at and beside "
             f"{proof.split_values} split values\n"

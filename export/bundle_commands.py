@@ -117,9 +117,10 @@ def diff(before: Path, after: Path, readings: Path | None, trust: Path | None, a
     from axlebox.export.diff import describe
     from axlebox.export.diff import diff as compare
     from axlebox.export.open import open_proposal
+    from axlebox.training.progress import on_terminal
 
     one, two = open_proposal(before, trust), open_proposal(after, trust)
-    found = compare(one, two, readings)
+    found = compare(one, two, readings, on_terminal())
     record = {"before": one.facts(), "after": two.facts(), "differences": msgspec.to_builtins(found)}
     show(record, as_json, *describe(one, two, found))
 
@@ -135,8 +136,9 @@ def score(bundle: Path, readings: Path, output: Path, trust: Path | None, as_jso
     from axlebox.export.open import open_bundle
     from axlebox.export.score import score_file
     from axlebox.runtime.daemon import summary
+    from axlebox.training.progress import on_terminal
 
-    totals = score_file(open_bundle(bundle, trust), readings, output)
+    totals = score_file(open_bundle(bundle, trust), readings, output, on_terminal())
     show({**msgspec.structs.asdict(totals), "output": str(output)}, as_json, *summary(totals), f"  in {output}")
 
 

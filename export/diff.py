@@ -18,6 +18,7 @@ from axlebox.firmware_bundle.manifest import decode
 from axlebox.firmware_bundle.trust import Proposal
 from axlebox.runtime.readings import REPLACED, format_time
 from axlebox.runtime.statuses import INVALID
+from axlebox.training.series import Progress, silent
 
 _MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10
@@ -59,7 +60,7 @@ class Differences:
     flags: FlagChanges | None
 
 
-def diff(before: Proposal, after: Proposal, readings: Path | None = None) -> Differences:
+def diff(before: Proposal, after: Proposal, readings: Path | None = None, progress: Progress = silent) -> Differences:
     """Everything that differs. Raises Malformed where `readings` holds no reading."""
     return Differences(
         settings=_changes(_settings(before), _settings(after)),
@@ -69,7 +70,7 @@ def diff(before: Proposal, after: Proposal, readings: Path | None = None) -> Dif
             *({name: f"{len(data)} bytes" for name, data in two.members.items()} for two in (before, after))
         ),
         signers=_changes({"targets": _signers(before)}, {"targets": _signers(after)}),
-        flags=None if readings is None else _flag_changes(before, after, readings),
+        flags=None if readings is None else _flag_changes(before, after, readings, progress),
     )
 
 
@@ -150,17 +151,17 @@ def _signers(proposal: Proposal) -> str:
     return ", ".join(signer_names(proposal)[0])
 
 
-def _flag_changes(before: Proposal, after: Proposal, readings: Path) -> FlagChanges:
-    (count, first), (_, second) = _flags(before, readings), _flags(after, readings)
+def _flag_changes(before: Proposal, after: Proposal, readings: Path, progress: Progress) -> FlagChanges:
+    (count, first), (_, second) = (_flags(one, readings, progress) for one in (before, after))
     gained = tuple(second[line] for line in sorted(second.keys() - first.keys()))
     lost = tuple(first[line] for line in sorted(first.keys() - second.keys()))
     return FlagChanges(count, len(first), len(second), gained, lost)
 
 
-def _flags(proposal: Proposal, readings: Path) -> tuple[int, dict[int, str]]:
+def _flags(proposal: Proposal, readings: Path, progress: Progress) -> tuple[int, dict[int, str]]:
     """How many readings a file has, and those that a release flags, by line."""
     count, flagged = 0, {}
-    for outcome in replay(proposal, readings):
+    for outcome in replay(proposal, readings, progress):
         count += outcome.status not in (INVALID, REPLACED)
         if outcome.flag and outcome.time is not None:
             flagged[outcome.line] = f"{format_time(outcome.time)} {outcome.sensor} {outcome.value}"

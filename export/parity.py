@@ -19,6 +19,7 @@ from axlebox.export.forest_onnx import find_cut, with_cut
 from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.runtime.scorer import Scorer
+from axlebox.training.series import Progress, silent
 
 Rows = NDArray[np.float32]
 
@@ -68,7 +69,7 @@ def proof_rows(forest: IsolationForest, training: Rows) -> ProofRows:
     return ProofRows(np.concatenate(boundary), np.concatenate(special), training, split_values)
 
 
-def prove(forest: IsolationForest, model: bytes, training: Rows) -> ParityProof:
+def prove(forest: IsolationForest, model: bytes, training: Rows, progress: Progress = silent) -> ParityProof:
     """Compare; the counts and the largest difference are the proof. Never raises for a difference."""
     rows = proof_rows(forest, training)
     everything = rows.all()
@@ -81,11 +82,14 @@ def prove(forest: IsolationForest, model: bytes, training: Rows) -> ParityProof:
     # One reading at a time takes another way through the Scorer.
     single = Scorer(model)
     count = min(MAX_SINGLE_ROWS, len(everything))
-    one_by_one = [single.score_rows(everything[number : number + 1]) for number in range(count)]
+    one_by_one = []
+    for number in range(count):
+        one_by_one.append(single.score_rows(everything[number : number + 1]))
+        progress("parity, row by row", number + 1, count)
     differing += sum(bool(flag[0] != expected) for (_, flag), expected in zip(one_by_one, expected_flags, strict=False))
     largest = max(largest, *(abs(float(score[0]) - scores[number]) for number, (score, _) in enumerate(one_by_one)))
 
-    offsets, offset_flags, offset_differing = _sweep(forest, model, everything, -expected_scores)
+    offsets, offset_flags, offset_differing = _sweep(forest, model, everything, -expected_scores, progress)
     return ParityProof(
         rows=len(everything),
         boundary_rows=len(rows.boundary),
@@ -128,7 +132,7 @@ def _put(training: Rows, feature: int, values: Rows) -> Rows:
 
 
 def _sweep(
-    forest: IsolationForest, model: bytes, rows: Rows, score_samples: NDArray[np.float64]
+    forest: IsolationForest, model: bytes, rows: Rows, score_samples: NDArray[np.float64], progress: Progress
 ) -> tuple[int, int, int]:
     """Set the offset to scores that occur, and compare the flags of one row for each score.
 
@@ -139,7 +143,7 @@ def _sweep(
     graph = onnx.load_from_string(model)
     moved = copy.copy(forest)
     compared = differing = 0
-    for number in picked:
+    for done, number in enumerate(picked):
         near = slice(max(0, number - PROBES_BESIDE), number + PROBES_BESIDE + 1)
         probes, scores = rows[first[near]], known[near]
         moved.offset_ = known[number]
@@ -148,4 +152,5 @@ def _sweep(
         _, flags = Scorer(with_cut(graph, find_cut(moved))).score_rows(probes)
         differing += int(np.sum(flags != (moved.predict(probes) == -1)))
         compared += len(probes)
+        progress("parity, offsets", done + 1, len(picked))
     return len(picked), compared, differing

@@ -42,10 +42,11 @@ def init(folder: Path, with_pipelines: bool, as_json: bool) -> None:
 @json_option
 def simulate(out: Path, as_json: bool, **settings: int) -> None:
     """Write simulated readings to OUT.csv and the injected faults to OUT.labels.csv."""
+    from axlebox.training.progress import on_terminal
     from axlebox.training.simulate import Fleet
     from axlebox.training.simulate import simulate as make
 
-    count, labels = make(out, Fleet(**settings))
+    count, labels = make(out, Fleet(**settings), on_terminal())
     show(
         {"readings": count, "file": str(out), "labels": [asdict(label) for label in labels]},
         as_json,

@@ -38,16 +38,21 @@ class Choice:
     """Of a vehicle, in the currency of the costs."""
 
 
+def per_year(costs: CostParameters, per_vehicle_day: float, missed_share: float) -> float:
+    """Expected cost of a vehicle in a year; raises ValueError where costs are not stated."""
+    if costs.false_alarm is None or costs.missed_fault is None or costs.faults_per_year is None:
+        raise ValueError("costs are not stated")
+    return costs.false_alarm * 365 * per_vehicle_day + costs.missed_fault * costs.faults_per_year * missed_share
+
+
 def cheapest(costs: CostParameters, peaks: Numbers, level: Callable[[float], float]) -> Choice:
     """Compare targets: false_alarm * 365 t + missed_fault * faults_per_year * missed(t).
 
     `peaks` are the highest sums of tails that faults reach, `level` the extreme level at a target in
     false alarms of a vehicle-day.
     """
-    if costs.false_alarm is None or costs.missed_fault is None or costs.faults_per_year is None:
-        raise ValueError("costs are not stated")
     missed = np.array([float(np.mean(peaks < level(target))) for target in _TARGETS.tolist()])
-    cost = costs.false_alarm * 365 * _TARGETS + costs.missed_fault * costs.faults_per_year * missed
+    cost = np.array([per_year(costs, *one) for one in zip(_TARGETS.tolist(), missed.tolist(), strict=True)])
     best = int(np.argmin(cost))
     return Choice(float(_TARGETS[best]), float(missed[best]), float(cost[best]))
 

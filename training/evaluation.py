@@ -11,6 +11,7 @@ from axlebox.firmware_bundle.manifest import DetectorSpec
 from axlebox.runtime.statuses import OK, WARMING
 from axlebox.training.fit import FeatureRows
 from axlebox.training.frames import used
+from axlebox.training.tradeoff import curve
 
 CONFIDENCE = 0.95
 _NEAR = 3.0
@@ -112,4 +113,5 @@ def _check(seen: pd.DataFrame, chosen: Mapping[str, Any]) -> dict[str, Any]:
         "exposure_sensor_days": days,
         "bound_per_sensor_day": upper_bound(near, days),
         "target_problem": problem,
+        "curve": curve(seen, chosen),
     }

@@ -210,6 +210,7 @@ class _Thresholds:
         self._prepared = prepared
         self._per_day = target.per_sensor_day
         self._contamination = target.contamination
+        self._sensors = target.sensors
         self._constants = prepared.constants
         spans = self._replayed("sums of tails", progress)
         self._choice = None
@@ -279,6 +280,7 @@ class _Thresholds:
             "clusters": tailing.clusters,
             "clusters_per_sensor_day": tailing.rate,
             "training_sensor_days": days,
+            "sensors_per_vehicle": self._sensors,
             "cost": None if self._choice is None else asdict(self._choice),
         }
 

@@ -48,8 +48,8 @@ def predict(
     detectors: tuple[DetectorSpec, ...],
     contract: Contract,
     test_readings: pd.DataFrame,
-) -> pd.DataFrame:
-    return steps.predict(forests, detectors, contract, test_readings)
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    return steps.predict_with_events(forests, detectors, contract, test_readings, on_terminal())
 
 
 def evaluate(  # noqa: PLR0913  the catalog's entries, one by one
@@ -78,10 +78,11 @@ def record_run(  # noqa: PLR0913  a run is made of all that the pipelines made
     contract: Contract,
     features: tuple[FeatureRows, ...],
     predictions: pd.DataFrame,
+    events: list[dict[str, Any]],
     figures: dict[str, Any],
     quality: dict[str, Any],
     raw_parameters: dict[str, Any],
 ) -> Trained:
     rows = {one.spec.model: one.rows for one in features}
     file = DetectorFile(detectors, contract)
-    return Trained(forests, file, rows, predictions, figures, quality, check(raw_parameters))
+    return Trained(forests, file, rows, predictions, events, figures, quality, check(raw_parameters))

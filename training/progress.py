@@ -28,7 +28,8 @@ class _Line:
             return
         self._next = now + _EVERY_S
         share = f"{done / total:4.0%}" if total else f"{done:,} readings"
-        sys.stderr.write(f"\r\x1b[K  {what}: {share}")
+        # The cursor goes back to the line's begin, so that whatever is written next, an error too, takes its place.
+        sys.stderr.write(f"\r\x1b[K  {what}: {share}\r")
         self._shown = not ended
         if ended:
             sys.stderr.write("\r\x1b[K")

@@ -7,7 +7,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,6 @@ from axlebox.runtime.readings import REPLACED, Reading, format_time
 from axlebox.training.frames import to_readings
 from axlebox.training.parameters import Parameters
 from axlebox.training.provenance import code_revision, library_versions, who
-from axlebox.training.report import render_report
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -36,6 +35,7 @@ T = TypeVar("T")
 
 _FILES = (
     "detector.json",
+    "events.jsonl",
     "forest.skops",
     "held_out.csv",
     "predictions.parquet",
@@ -75,6 +75,8 @@ class Trained:
     rows: Mapping[str, NDArray[np.float32]]
     """The feature rows (n, k) that each was fitted on, by the name of its model."""
     predictions: pd.DataFrame
+    events: Sequence[dict[str, Any]]
+    """Of held-out time (steps.predict_with_events)."""
     evaluation: dict[str, Any]
     data_quality: dict[str, Any]
     parameters: Parameters
@@ -127,6 +129,7 @@ def write_run(runs: Path, trained: Trained) -> str:
             np.savez(part / "rows.npz", **trained.rows)  # type: ignore[arg-type]
             trained.predictions.to_parquet(part / "predictions.parquet")
             write_readings(part / "held_out.csv", trained.predictions)
+            (part / "events.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(trained.events))
             (part / "detector.json").write_bytes(encode(trained.detector))
             (part / "run.json").write_bytes(encode(record))
             write_report(part)
@@ -155,9 +158,12 @@ def _sync_file(path: Path) -> None:
 
 def write_report(folder: Path) -> Path:
     """(Re)write report.html of a run folder from what lies in it."""
+    from axlebox.training.report import Material, render_report
+
     run = Run(folder)
     report = folder / "report.html"
-    disk.replace_durable(report, render_report(run.record(), run.predictions(), run.parity()).encode())
+    material = Material(run.record(), run.detector(), run.predictions(), run.events(), run.parity())
+    disk.replace_durable(report, render_report(material).encode("utf-8", "replace"))
     return report
 
 
@@ -184,6 +190,14 @@ class Run:
 
     def predictions(self) -> pd.DataFrame:
         return pd.read_parquet(self.folder / "predictions.parquet")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Of held-out time, as the vehicle tells them but for their release; none in a run that did not keep them."""
+        path = self.folder / "events.jsonl"
+        try:
+            return msgspec.json.Decoder(dict[str, Any]).decode_lines(path.read_bytes()) if path.exists() else []
+        except msgspec.DecodeError as error:
+            raise Damaged(f"{path} is damaged: {error}. DO: remove the run's folder and train again") from error
 
     def rows(self) -> dict[str, NDArray[np.float32]]:
         """The rows that each forest was fitted on, by the name of its model."""

@@ -100,6 +100,7 @@ def record(
         monitor.process(batch)
         done += len(batch)
         progress("reading", done, 0)
+    progress("reading", done, done)
     return {kind: recorder.series for kind, recorder in recorders.items()}
 
 

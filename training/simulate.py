@@ -18,6 +18,7 @@ from scipy.signal import lfilter
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import UsageError
 from axlebox.runtime.readings import format_time
+from axlebox.training.series import Progress, silent
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 FAULTS = ("friction", "ramp", "spike", "stuck")
@@ -63,7 +64,7 @@ class Label:
     end: float
 
 
-def simulate(out: Path, fleet: Fleet) -> tuple[int, list[Label]]:
+def simulate(out: Path, fleet: Fleet, progress: Progress = silent) -> tuple[int, list[Label]]:
     """Write OUT.csv and OUT.labels.csv; returns how many readings, and the injected faults.
 
     Raises UsageError, and writes nothing, where a file is there already.
@@ -76,12 +77,11 @@ def simulate(out: Path, fleet: Fleet) -> tuple[int, list[Label]]:
     if fleet.faults and steps * _FAULT_SHARE / fleet.faults < _STEPS_PER_FAULT:
         raise UsageError(f"{steps} moments are too few for {fleet.faults} faults; nothing was written")
     times, sensors, values, labels = make_readings(fleet)
-    stamps = [format_time(time) for time in times.tolist()]
-    rows = [
-        f"{stamp},{sensor},{value:.2f}\n"
-        for stamp, row in zip(stamps, values, strict=True)
-        for sensor, value in zip(sensors, row.tolist(), strict=True)
-    ]
+    rows = []
+    for time, row in zip(times.tolist(), values, strict=True):
+        stamp = format_time(time)
+        rows += [f"{stamp},{sensor},{value:.2f}\n" for sensor, value in zip(sensors, row.tolist(), strict=True)]
+        progress("simulated readings", len(rows), values.size)
     lines = [f"{one.sensor},{one.fault},{format_time(one.start)},{format_time(one.end)}\n" for one in labels]
     with disk.explained():
         out.parent.mkdir(parents=True, exist_ok=True)

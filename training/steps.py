@@ -18,7 +18,7 @@ from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID
 from axlebox.training.forest import sklearn_score_rows
 from axlebox.training.frames import in_order, used
 from axlebox.training.readings import Checked, held_back
-from axlebox.training.series import UNKNOWN
+from axlebox.training.series import UNKNOWN, Progress, silent
 
 if TYPE_CHECKING:
     from sklearn.ensemble import IsolationForest
@@ -80,8 +80,20 @@ def predict(
     event and limit (True where an anomaly, or a limit or hot-or-sensor event is raised), and event_id
     of the anomaly event that is raised then, else None.
     """
-    outcomes = outcomes_of(sklearn_monitor(forests, detectors, contract), readings)
-    return readings.assign(
+    return predict_with_events(forests, detectors, contract, readings)[0]
+
+
+def predict_with_events(
+    forests: Mapping[str, IsolationForest],
+    detectors: Sequence[DetectorSpec],
+    contract: Contract,
+    readings: pd.DataFrame,
+    progress: Progress = silent,
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """What predict() returns, and the events in their order, as the vehicle tells them but for their release."""
+    outcomes = outcomes_of(sklearn_monitor(forests, detectors, contract), readings, progress)
+    events = [event for outcome in outcomes for event in outcome.events]
+    frame = readings.assign(
         **answer_columns(outcomes),
         kind=readings["sensor"].map(contract.kind_of),
         event=[any(_is(event, "anomaly", "raised") for event in outcome.events) for outcome in outcomes],
@@ -90,6 +102,7 @@ def predict(
             for outcome in outcomes
         ],
     )
+    return frame, [{name: value for name, value in event.items() if name != "bundle"} for event in events]
 
 
 def sklearn_monitor(
@@ -100,9 +113,13 @@ def sklearn_monitor(
     return Monitor(contract, made, UNKNOWN)
 
 
-def outcomes_of(monitor: Monitor, readings: pd.DataFrame) -> list[Outcome]:
+def outcomes_of(monitor: Monitor, readings: pd.DataFrame, progress: Progress = silent) -> list[Outcome]:
     """What becomes of each reading of a frame, in its order."""
-    return [one for batch in in_order(readings) for one in monitor.process(batch) if one.status != REPLACED]
+    outcomes: list[Outcome] = []
+    for batch in in_order(readings):
+        outcomes += [one for one in monitor.process(batch) if one.status != REPLACED]
+        progress("held-out readings", len(outcomes), len(readings))
+    return outcomes
 
 
 def answer_columns(outcomes: Sequence[Outcome]) -> dict[str, Any]:

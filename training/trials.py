@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from axlebox.training.baselines import Baseline
 from axlebox.training.faults import FAULTS, Fault
 from axlebox.training.frames import used
 from axlebox.training.series import Progress
+from axlebox.training.tradeoff import caught_at
 
 Score = Callable[[pd.DataFrame], pd.DataFrame]
 """Readings to the same with status, event_id and tail_sum, from an empty state on (steps.predict)."""
@@ -76,7 +77,9 @@ def run_trials(
 ) -> dict[str, Any] | None:
     """Every kind of fault `per_fault` times; None where held-out time is too short.
 
-    `facts` are those of the detector's thresholds; the baselines are calibrated to the same target.
+    `facts` are those of the detector's thresholds; the baselines are calibrated to the same target. `at_levels`
+    says what other extreme levels would have caught of what should alarm, by the same replays: where a suspicion
+    begins, which decides what is learnt, stays as it was chosen.
     """
     trials = list(make_trials(held.out, held.contract, spec, per_fault))
     if not trials:
@@ -85,8 +88,12 @@ def run_trials(
     kind = held.train["sensor"].map(held.contract.kind_of) == spec.kind
     fitted = baselines.fit_all(used(held.train[kind]).reset_index(drop=True), held.contract, target)
     found: dict[str, list[dict[str, Any]]] = {fault: [] for fault in FAULTS}
+    levels, reached = facts["curve"]["levels"], []
     for number, trial in enumerate(trials):
-        found[trial.fault.name].append(_answers(trial, score(trial.readings), fitted, float(facts["extreme_at"])))
+        scored = score(trial.readings)
+        found[trial.fault.name].append(_answers(trial, scored, fitted, float(facts["extreme_at"])))
+        if trial.fault.alarms:
+            reached.append(_delays(trial, scored, levels, float(facts["extreme_at"])))
         progress("injected faults", number + 1, len(trials))
     healthy = used(held.out[held.out["kind"] == spec.kind]).reset_index(drop=True)
     alarms = {"detector": int(healthy["event"].sum())}
@@ -97,6 +104,7 @@ def run_trials(
         "per_fault": per_fault,
         "faults": {name: _summary(FAULTS[name], answers, calm) for name, answers in found.items() if answers},
         "alarms_without_faults": alarms,
+        "at_levels": caught_at(reached, levels),
     }
 
 
@@ -166,6 +174,18 @@ def _answer(alarm: NDArray[np.bool_], without: NDArray[np.bool_], times: NDArray
         return Answer(False, None, None)
     first = int(hits[0])
     return Answer(True, float(times[first] - trial.onset), float(alarm[first:][counts[first:]].mean()))
+
+
+def _delays(trial: Trial, scored: pd.DataFrame, levels: Sequence[float], chosen: float) -> list[float | None]:
+    """Seconds from the onset until the sum of tails reaches each level; None where it does not.
+
+    What alarms at the chosen level without the fault proves nothing at a higher one either: a real outlier
+    on top of a small fault would reach it.
+    """
+    own = (scored["sensor"] == trial.sensor).to_numpy()
+    times = scored["time"].to_numpy()[own]
+    sums, without = (frame["tail_sum"].fillna(0.0).to_numpy()[own] for frame in (scored, trial.healthy))
+    return [_answer(sums >= level, without >= min(level, chosen), times, trial).delay_s for level in levels]
 
 
 def _summary(fault: Fault, answers: list[dict[str, Any]], calm: list[str]) -> dict[str, Any]:

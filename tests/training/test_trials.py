@@ -17,7 +17,7 @@ from axlebox.training.faults import FAULTS
 from axlebox.training.parameters import BundleParameters, Parameters, StreamingParameters
 from axlebox.training.series import silent
 from axlebox.training.summary import evaluation_rows, trial_rows, winners
-from axlebox.training.trials import Answer, Held, Trial, _answer, make_trials, run_trials
+from axlebox.training.trials import TAILS, Answer, Held, Trial, _answer, _delays, make_trials, run_trials
 
 PARAMETERS = Parameters(BundleParameters("x"), streaming=StreamingParameters(warmup=100))
 CONTRACT = Contract({"bearing": Kind(range=(-30.0, 200.0), stuck_after_s=7200.0)})
@@ -90,6 +90,26 @@ def test_an_alarm_that_is_there_without_the_fault_proves_nothing() -> None:
     assert _answer(bits(4, 5), bits(4), times, faulty) == Answer(True, 2.0, 1 / 2)
     assert _answer(bits(4, 5), bits(4, 5), times, faulty) == Answer(False, None, None)
     assert _answer(bits(1, 8), bits(), times, faulty) == Answer(False, None, None), "before and after it"
+
+
+def test_other_levels_catch_ever_less_and_the_chosen_one_what_the_sum_alone_catches(figures: dict[str, Any]) -> None:
+    facts = figures["detectors"]["bearing"]
+    curve, tried = facts["curve"], facts["trials"]["at_levels"]
+    alarming = [one for one in facts["trials"]["faults"].values() if one["alarms"]]
+    assert tried["trials"] == sum(one["trials"] for one in alarming) == 18
+    alone = sum(one["answers"][TAILS]["raised"] for one in alarming)
+    assert tried["caught"][curve["chosen"]] == alone > 0
+    above = tried["caught"][curve["chosen"] :]
+    assert above == sorted(above, reverse=True)
+    assert [one is None for one in tried["delay_s"]] == [not one for one in tried["caught"]]
+
+
+def test_an_outlier_that_is_there_anyway_catches_no_fault_at_a_level_that_only_both_reach() -> None:
+    frame = pd.DataFrame({"time": np.arange(10.0), "sensor": "axle"})
+    healthy = frame.assign(tail_sum=[0, 0, 0, 0, 9.0, 0, 0, 0, 0, 0])
+    scored = frame.assign(tail_sum=[0, 0, 0, 1, 12.0, 2, 6, 0, 0, 0])
+    tried = Trial(FAULTS["step"], "axle", 3.0, healthy, frame, bits(3, 4, 5, 6))
+    assert _delays(tried, scored, [1.5, 5.0, 7.0, 10.0], chosen=5.0) == [2.0, 3.0, None, None]
 
 
 def test_what_simple_detectors_do_better_is_said_in_words(figures: dict[str, Any]) -> None:

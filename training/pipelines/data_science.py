@@ -17,7 +17,7 @@ def create_pipeline() -> Pipeline:
             node(
                 nodes.predict,
                 inputs=["forests", "detectors", "contract", "test_readings"],
-                outputs="predictions",
+                outputs=["predictions", "events"],
                 name="node_predict",
             ),
         ]

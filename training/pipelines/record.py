@@ -19,6 +19,7 @@ def create_pipeline() -> Pipeline:
                     "contract": "contract",
                     "features": "features",
                     "predictions": "predictions",
+                    "events": "events",
                     "figures": "evaluation",
                     "quality": "data_quality",
                     "raw_parameters": "parameters",
