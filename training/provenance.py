@@ -5,12 +5,15 @@ from __future__ import annotations
 import getpass
 import hashlib
 import subprocess
+import sys
 from importlib import metadata, util
 from pathlib import Path
 
 from axlebox.firmware_bundle.manifest import Code
 from axlebox.runtime.version import VERSION
 
+PYTHON = "python"
+"""Its name among the versions, where it is no package."""
 _PACKAGES = ("firmware_bundle", "runtime", "training", "export")
 _LIBRARIES = (
     "kedro",
@@ -42,14 +45,18 @@ def code_revision(workspace: Path) -> Code:
 
 
 def library_versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    """Of every library that a run may depend on, and Python's own as in 3.11: its `sum` of floats changed in 3.12."""
+    python = "{}.{}".format(*sys.version_info)
+    return {**{name: metadata.version(name) for name in _LIBRARIES}, PYTHON: python}
 
 
 def git_commit(folder: Path) -> str | None:
     """The commit of a workspace, `-dirty` appended where files differ from it; None outside git."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
