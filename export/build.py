@@ -21,6 +21,7 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
+    Lineage,
     Manifest,
     ParityProof,
     encode,
@@ -67,29 +68,12 @@ def export_run(
 ) -> Exported:
     """Convert, prove, pack and sign a run. Raises GateFailed, leaving no bundle, where the proof fails."""
     root = read_root(workspace)
-    detector_file = run.detector()
-    check_contract(detector_file.contract)  # a run's files are only files
+    check_contract(run.detector().contract)  # a run's files are only files
     with workspace.locked(), disk.explained():
         proved = prove_run(run, say)
         version = next_version(workspace.releases)
-        record = run.record()
-        manifest = Manifest(
-            format=FORMAT,
-            name=settings.name,
-            version=version,
-            hardware=settings.hardware,
-            vehicles=settings.vehicles,
-            min_sequence=settings.min_sequence,
-            min_runtime=VERSION,
-            proved_on=proved_on(),
-            contract=detector_file.contract,
-            detectors=detector_file.detectors,
-            parity=proved.proofs,
-            lineage=record.lineage,
-        )
-        golden = make_golden(run, detector_file, proved.models)
-        files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), **proved.models}
-        files |= evidence(manifest, files, record.evaluation)
+        lineage = run.record().lineage
+        files = release_files(run, proved, lineage, settings, version)
         released = release_time()
         time = ReleaseTime(released, expiry(released, settings.expires_years))
         roots = root_chain(workspace, settings.oldest_root)
@@ -101,10 +85,37 @@ def export_run(
         for leaving in workspace.dist.glob("*.axb.part"):  # of an export that was killed
             leaving.unlink()
         # The version is taken first: a power cut in between leaves a gap, never one version twice.
-        line = ReleaseLine(settings.name, version, bundle.digest, manifest.lineage.run, released)
+        line = ReleaseLine(settings.name, version, bundle.digest, lineage.run, released)
         append_release(workspace.releases, line)
         disk.replace_durable(path, data)
     return Exported(bundle, path, proved.report, proved.proofs)
+
+
+def release_files(
+    run: Run, proved: Proved, lineage: Lineage, settings: BundleParameters, version: int
+) -> dict[str, bytes]:
+    """The signed members of a release by name; equal inputs give equal bytes.
+
+    `lineage` is that of the run's record; `axlebox reproduce` puts the recorded commit into it.
+    """
+    detector_file = run.detector()
+    manifest = Manifest(
+        format=FORMAT,
+        name=settings.name,
+        version=version,
+        hardware=settings.hardware,
+        vehicles=settings.vehicles,
+        min_sequence=settings.min_sequence,
+        min_runtime=VERSION,
+        proved_on=proved_on(),
+        contract=detector_file.contract,
+        detectors=detector_file.detectors,
+        parity=proved.proofs,
+        lineage=lineage,
+    )
+    golden = make_golden(run, detector_file, proved.models)
+    files = {MANIFEST: encode(manifest), GOLDEN: encode(golden), **proved.models}
+    return files | evidence(manifest, files, run.record().evaluation)
 
 
 def proved_on() -> dict[str, str]:

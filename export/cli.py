@@ -10,6 +10,7 @@ from axlebox.runtime.version import VERSION
 _TRAINING = "axlebox.export.training_commands"
 _KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
+_LINEAGE = "axlebox.export.lineage_commands"
 _STICK = "axlebox.export.stick_commands"
 
 
@@ -26,6 +27,8 @@ _STICK = "axlebox.export.stick_commands"
         "verify": (f"{_BUNDLES}:verify", "Check a bundle as the vehicle would."),
         "inspect": (f"{_BUNDLES}:inspect", "What is in a bundle, who signed it, from which data and code."),
         "diff": (f"{_BUNDLES}:diff", "What changes between two bundles: settings, components, signers, flags."),
+        "trace": (f"{_LINEAGE}:trace", "From an event, a bundle or a run back to data, settings, code and versions."),
+        "reproduce": (f"{_LINEAGE}:reproduce", "Train and export a bundle again from its record, and compare bytes."),
         "score": (f"{_BUNDLES}:score", "Score a file of readings by the vehicle's own code."),
         "replay": (f"{_BUNDLES}:replay", "Replay a vehicle's event from its capsule."),
         "stick": (f"{_STICK}:stick", "Fill a stick with bundles for vehicles, and check one."),

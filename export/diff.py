@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from axlebox.export.approve import signer_names
+from axlebox.export.changes import Change, changed, flat
 from axlebox.export.evidence import SBOM
 from axlebox.export.score import replay
 from axlebox.firmware_bundle.errors import Malformed
@@ -24,18 +23,6 @@ _MODEL = "machine-learning-model"
 _SHOWN_FLAGS = 10
 _CHANGES_EVERY_TIME = ("version", "lineage.run", "lineage.code.commit")
 """Fields that say which release it is, told in the first line and not as differences."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that differs; None where one of the two has no such thing."""
-
-    name: str
-    before: str | None
-    after: str | None
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.before or 'none'} -> {self.after or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +50,13 @@ class Differences:
 def diff(before: Proposal, after: Proposal, readings: Path | None = None, progress: Progress = silent) -> Differences:
     """Everything that differs. Raises Malformed where `readings` holds no reading."""
     return Differences(
-        settings=_changes(_settings(before), _settings(after)),
-        data=_changes(*({one.name: one.sha256 for one in two.manifest.lineage.data} for two in (before, after))),
-        components=_changes(_components(before), _components(after)),
-        members=_changes(
+        settings=changed(_settings(before), _settings(after)),
+        data=changed(*({one.name: one.sha256 for one in two.manifest.lineage.data} for two in (before, after))),
+        components=changed(_components(before), _components(after)),
+        members=changed(
             *({name: f"{len(data)} bytes" for name, data in two.members.items()} for two in (before, after))
         ),
-        signers=_changes({"targets": _signers(before)}, {"targets": _signers(after)}),
+        signers=changed({"targets": _signers(before)}, {"targets": _signers(after)}),
         flags=None if readings is None else _flag_changes(before, after, readings, progress),
     )
 
@@ -93,29 +80,11 @@ def describe(before: Proposal, after: Proposal, found: Differences) -> list[str]
     return lines
 
 
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
-    names = sorted({*before, *after})
-    return tuple(
-        Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
-    )
-
-
 def _settings(proposal: Proposal) -> dict[str, str]:
     """Every field of the manifest by its dotted name, but for data, proof and what changes every time."""
     plain = msgspec.to_builtins(proposal.manifest)
     del plain["parity"], plain["lineage"]["data"]
-    return {name: value for name, value in _flat("", plain) if name not in _CHANGES_EVERY_TIME}
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
-    elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
-        for number, inner in enumerate(value):
-            yield from _flat(f"{prefix}.{number}", inner)
-    else:
-        yield prefix, msgspec.json.encode(value).decode()
+    return {name: value for name, value in flat("", plain) if name not in _CHANGES_EVERY_TIME}
 
 
 class _Hash(Struct, frozen=True):

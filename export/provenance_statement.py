@@ -11,6 +11,7 @@ from typing import Any
 
 from axlebox.export.vehicle_lock import pypi_purl
 from axlebox.firmware_bundle.manifest import Lineage, Manifest, encode
+from axlebox.training.provenance import PYTHON
 
 BUILD_TYPE = "urn:axlebox:export:1"
 BUILDER = "urn:axlebox:builder"
@@ -74,5 +75,9 @@ def _dependencies(lineage: Lineage) -> list[Json]:
             "annotations": {"digestOf": "all installed source files, not one file: training/provenance.py"},
         }
     )
-    found += [{"name": name, "uri": pypi_purl(name, version)} for name, version in sorted(lineage.versions.items())]
+    found += [{"name": name, "uri": _purl(name, version)} for name, version in sorted(lineage.versions.items())]
     return found
+
+
+def _purl(name: str, version: str) -> str:
+    return f"pkg:generic/{name}@{version}" if name == PYTHON else pypi_purl(name, version)

@@ -13,7 +13,10 @@ from axlebox.runtime.contract import check_contract
 
 
 def load_contract(path: Path) -> Contract:
-    """The data contract of a workspace. Raises Malformed naming the field that does not fit."""
+    """The data contract of a workspace. Raises Malformed naming the field that does not fit.
+
+    Kinds and sensors come by name, as in the manifest: training must not depend on the order in the file.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         contract = msgspec.convert(raw, Contract)
@@ -24,4 +27,5 @@ def load_contract(path: Path) -> Contract:
     check_contract(contract)
     if not contract.kinds:
         raise Malformed(f"{path}: no kind of sensors")
-    return contract
+    by_name = {"kinds": dict(sorted(contract.kinds.items())), "sensors": dict(sorted(contract.sensors.items()))}
+    return msgspec.structs.replace(contract, **by_name)

@@ -184,7 +184,8 @@ class Parameters(Struct, frozen=True, forbid_unknown_fields=True):
 
     def training_only(self) -> dict[str, Any]:
         """What decides on the trained forest and its evaluation, as plain data."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        # Once through the types: a default of 8 and 8 from a file, which is read as 8.0, are one setting.
+        plain: dict[str, Any] = msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(self), Parameters))
         del plain["bundle"], plain["gates"], plain["tracking"], plain["forest"]["n_jobs"]
         own: dict[str, Any] = plain.pop("own")
         return plain | own

@@ -16,6 +16,8 @@ from axlebox.runtime.features import KNOWN_SETS, find
 from axlebox.runtime.version import VERSION
 from axlebox.training.workspace import Workspace
 
+PYTHON = "python"
+"""Its name among the versions, where it is no package."""
 _PACKAGES = ("firmware_bundle", "runtime", "training", "export")
 _LIBRARIES = (
     "kedro",
@@ -80,14 +82,18 @@ def _file(module: str) -> Path:
 
 
 def library_versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    """Of every library that a run may depend on, and Python's own as in 3.11: its `sum` of floats changed in 3.12."""
+    python = "{}.{}".format(*sys.version_info)
+    return {**{name: metadata.version(name) for name in _LIBRARIES}, PYTHON: python}
 
 
 def git_commit(folder: Path) -> str | None:
     """The commit of a workspace, `-dirty` appended where files differ from it; None outside git."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *words], capture_output=True, text=True, check=True
+        )
         return done.stdout.strip()
 
     try:
