@@ -7,3 +7,4 @@ import os
 
 # Kedro's telemetry plugin asks this before it asks the workspace's own .telemetry file.
 os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
