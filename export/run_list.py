@@ -16,10 +16,10 @@ from axlebox.training.run_figures import caught_share
 from axlebox.training.runs import Run, run_folders
 from axlebox.training.workspace import Workspace
 
-_HEADINGS = ("RUN", "CREATED", "BY", "DATA", "ROWS", "EVENTS", "CAUGHT", "ABOVE", "COMMIT", "")
-_WIDTHS = (12, 10, 8, 12, 5, 7, 6, 6, 8, 17)
+_HEADINGS = ("RUN", "CREATED", "BY", "DATA", "ROWS", "EVENTS", "CAUGHT", "THRESHOLD", "COMMIT", "")
+_WIDTHS = (12, 10, 7, 11, 5, 7, 6, 9, 8, 15)
 """At most so many characters each, 100 with the gaps."""
-_RIGHT = {"ROWS", "EVENTS", "CAUGHT", "ABOVE"}
+_RIGHT = {"ROWS", "EVENTS", "CAUGHT", "THRESHOLD"}
 _THOUSANDS = ("", "k", "M", "G")
 
 

@@ -11,13 +11,13 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.manifest import ParityProof
 from axlebox.training import run_figures
 from axlebox.training.champion import CHALLENGER, CHAMPION
@@ -104,11 +104,13 @@ def quiet() -> Iterator[None]:
 class Index:
     """The experiment and the registered models of one fleet."""
 
-    def __init__(self, uri: str, name: str, artifacts: str | None) -> None:
+    def __init__(self, uri: str, name: str, artifacts: str | None, scratch: Path) -> None:
         """Open a store, and make the experiment where it is missing.
 
-        `artifacts` is the URI of the folder for its files; None leaves that to a remote server.
+        `artifacts` is the URI of the folder for its files; None leaves that to a remote server. `scratch` is a
+        folder that comes and goes.
         """
+        self._scratch = scratch
         self._client = MlflowClient(uri, uri)
         self._name = name
         found = self._client.get_experiment_by_name(name)
@@ -204,8 +206,9 @@ class Index:
 
         folder = file.removesuffix(".onnx")
         versions = one.record.lineage.versions
-        with tempfile.TemporaryDirectory(dir=one.run.folder.parent, suffix=".part") as scratch:
-            place = Path(scratch) / folder
+        place = self._scratch / folder
+        disk.remove_tree(self._scratch)  # of one that was killed
+        try:
             mlflow.onnx.save_model(
                 onnx.load_from_string(model),
                 str(place),
@@ -217,6 +220,8 @@ class Index:
             )
             (place / "model.onnx").write_bytes(model)  # the bytes that were proved, whatever a library makes of them
             self._client.log_artifacts(entry.info.run_id, str(place), folder)
+        finally:
+            disk.remove_tree(self._scratch)
         tags = {RUN_TAG: one.name, _MODEL_TAG: hashlib.sha256(model).hexdigest(), "axlebox.file": file}
         source = f"{entry.info.artifact_uri}/{folder}"
         made = self._client.create_model_version(name, source, entry.info.run_id, tags, description=f"run {one.name}")

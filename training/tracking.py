@@ -106,7 +106,7 @@ def _update(workspace: Workspace, parameters: Parameters, compare: frozenset[str
     uri, name = parameters.tracking.uri, parameters.bundle.name
     with mlflow_store.quiet():
         if uri is not None:
-            index = mlflow_store.Index(uri, name, None)
+            index = mlflow_store.Index(uri, name, None, _scratch(workspace))
         elif (found := _open_own(workspace, name)) is not None:
             index = found
         else:
@@ -123,10 +123,11 @@ def _open_own(workspace: Workspace, name: str) -> Index | None:
 
     from axlebox.training import mlflow_store
 
-    if not _database(workspace).exists():
+    database = _database(workspace)
+    if not database.exists() or database.stat().st_size == 0:
         return None
     try:
-        index = mlflow_store.Index(_sqlite(_database(workspace)), name, _new_artifacts(workspace).as_uri())
+        index = mlflow_store.Index(_sqlite(database), name, _new_artifacts(workspace).as_uri(), _scratch(workspace))
     except MlflowException as error:
         if "out-of-date database schema" in str(error):
             return None
@@ -148,7 +149,7 @@ def _rebuild(workspace: Workspace, name: str) -> Indexed:
     part = database.with_name(f"{_DATABASE}.{files.name}.part")
     try:
         with mlflow_store.quiet():
-            done = _fill(workspace, mlflow_store.Index(_sqlite(part), name, files.as_uri()), None)
+            done = _fill(workspace, mlflow_store.Index(_sqlite(part), name, files.as_uri(), _scratch(workspace)), None)
     except BaseException:
         with contextlib.suppress(OSError):
             for left in workspace.mlflow.glob(f"{part.name}*"):
@@ -245,6 +246,10 @@ def _database(workspace: Workspace) -> Path:
 
 def _artifacts(workspace: Workspace) -> Path:
     return workspace.mlflow / "artifacts"
+
+
+def _scratch(workspace: Workspace) -> Path:
+    return workspace.root / "data" / "mlflow.part"
 
 
 def _new_artifacts(workspace: Workspace) -> Path:
