@@ -59,17 +59,17 @@ def tags(record: RunRecord) -> dict[str, str]:
         "axlebox.created_by": record.created_by,
         "axlebox.created": record.created.isoformat(),
         "axlebox.data.files": str(len(lineage.data)),
-        **{f"axlebox.library.{name}": version for name, version in lineage.versions.items()},
-        **{
-            f"axlebox.data.{number:03}": f"{one.sha256} {one.name} {one.rows} rows, {one.invalid} invalid"
-            for number, one in enumerate(lineage.data)
-        },
         "mlflow.user": record.created_by,
         "mlflow.source.name": "axlebox train",
         "mlflow.source.type": "LOCAL",
     }
     if lineage.code.commit:
         found["mlflow.source.git.commit"] = lineage.code.commit.removesuffix("-dirty")
+    found |= {f"axlebox.library.{name}": version for name, version in lineage.versions.items()}
+    found |= {
+        f"axlebox.data.{number:03}": f"{one.sha256} {one.name} {one.rows} rows, {one.invalid} invalid"
+        for number, one in enumerate(lineage.data)
+    }
     return {name: value[:_TAG] for name, value in _bounded((_name(key), value) for key, value in found.items())}
 
 
@@ -111,8 +111,8 @@ def _leaves(prefix: str, plain: Mapping[str, Any], joint: str) -> Iterator[tuple
 
 def _name(text: str) -> str:
     """A name that MLflow takes: it refuses other characters, and what looks like a path out of its place."""
-    parts = [part for part in _BAD.sub("_", text).split("/") if part not in ("", ".", "..")]
-    return "/".join(parts)[:_KEY] or "_"
+    parts = [part.lstrip(".") for part in _BAD.sub("_", text).split("/")]
+    return "/".join(filter(None, parts))[:_KEY].rstrip("/") or "_"
 
 
 def _json(value: Any) -> str:
