@@ -28,17 +28,22 @@ def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool,
     """
     from axlebox.export.build import export_run, require_target
     from axlebox.export.signing import load_signers
+    from axlebox.training import tracking
     from axlebox.training.run import load_parameters
     from axlebox.training.runs import open_run
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    settings = load_parameters(workspace).bundle
+    parameters = load_parameters(workspace)
     found = open_run(workspace.runs, run)
     if not accept_missed_target:
         require_target(found)
     signers = load_signers(workspace, places, ask_secret)
-    done = export_run(workspace, found, settings, signers, say=lambda line: None if as_json else click.echo(line))
+    with workspace.locked():
+        tracking.check_index(workspace, parameters)  # before a version is taken
+    done = export_run(
+        workspace, found, parameters.bundle, signers, say=lambda line: None if as_json else click.echo(line)
+    )
     size = done.path.stat().st_size
     missing = done.bundle.signatures_missing
     lines = [f"bundle {done.path} ({size} bytes), digest {done.bundle.digest[:16]}", f"  report {done.report}"]
@@ -57,6 +62,8 @@ def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool,
         as_json,
         *lines,
     )
+    with workspace.locked():
+        tracking.record(workspace, parameters, found)
 
 
 @click.command()

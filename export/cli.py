@@ -11,6 +11,7 @@ _TRAINING = "axlebox.export.training_commands"
 _KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
 _LINEAGE = "axlebox.export.lineage_commands"
+_RUNS = "axlebox.export.run_commands"
 _STICK = "axlebox.export.stick_commands"
 
 
@@ -21,6 +22,7 @@ _STICK = "axlebox.export.stick_commands"
         "simulate": (f"{_TRAINING}:simulate", "Make readings of vehicles with sibling bearings, with faults."),
         "ingest": (f"{_TRAINING}:ingest", "Check files of readings and keep copies for training."),
         "train": (f"{_TRAINING}:train", "The Kedro run: fit, evaluate, record, report."),
+        "runs": (f"{_RUNS}:runs", "The runs, the champion, MLflow's index; runs from one machine to another."),
         "keys": (f"{_KEYS}:keys", "Make, list, rotate and revoke the keys that sign releases."),
         "export": (f"{_BUNDLES}:export", "Prove the model equal and pack a signed bundle."),
         "approve": (f"{_KEYS}:approve", "Add one more signature to a bundle."),

@@ -93,9 +93,16 @@ def train(params: tuple[str, ...], as_json: bool) -> None:
     from axlebox.training.run import parse_params
     from axlebox.training.run import train as run_pipelines
     from axlebox.training.summary import detector_rows
+    from axlebox.training.tracking import NotIndexed
     from axlebox.training.workspace import find_workspace
 
-    run = run_pipelines(find_workspace(Path.cwd()), parse_params(params))
+    behind = None
+    try:
+        run = run_pipelines(find_workspace(Path.cwd()), parse_params(params))
+    except NotIndexed as error:
+        if error.run is None:
+            raise
+        run, behind = error.run, error
     record = run.record()
     facts = record.evaluation
     rate = facts["flags_per_sensor_day"]
@@ -108,3 +115,5 @@ def train(params: tuple[str, ...], as_json: bool) -> None:
         *(f"  NO READINGS of kind {one}: no detector" for one in facts["kinds_without_detector"]),
         f"  report {run.folder / 'report.html'}",
     )
+    if behind is not None:
+        raise behind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -48,6 +50,7 @@ from axlebox.runtime.detector import Detector, Monitor
 from axlebox.runtime.outcomes import Origin
 from axlebox.runtime.readings import Reading, format_time
 from axlebox.runtime.scorer import Scorer
+from axlebox.training.runs import RunRecord, run_id
 
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 """When the world's bundles were released."""
@@ -320,6 +323,18 @@ def exported(axlebox: Program, tmp_path_factory: pytest.TempPathFactory) -> Path
 def copied(exported: Path, tmp_path: Path) -> Path:
     """A copy of the exported workspace that a test may change."""
     return Path(shutil.copytree(exported, tmp_path / "fleet"))
+
+
+def another_run(run: Path, number: int) -> Path:
+    """A run like another, made of other parameters and so many hours later, in a folder beside it."""
+    record = json.loads((run / "run.json").read_text())
+    record["lineage"]["parameters"]["faults_per_kind"] = 100 + number
+    lineage = msgspec.convert(record["lineage"], Lineage)
+    record["lineage"]["run"] = run_id(lineage, json.loads((run / "detector.json").read_text()))
+    record["created"] = (datetime.fromisoformat(record["created"]) + timedelta(hours=number)).isoformat()
+    made = Path(shutil.copytree(run, run.with_name(record["lineage"]["run"])))
+    (made / "run.json").write_bytes(encode(msgspec.convert(record, RunRecord)))
+    return made
 
 
 @pytest.fixture

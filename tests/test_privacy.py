@@ -63,6 +63,8 @@ def test_the_workstation_is_silent(watched: Any, axlebox: Any, exported: Path, t
         ("simulate", tmp_path / "readings.csv", "--days", 2, "--faults", 1),
         ("ingest", exported.parent / "readings.csv"),
         ("train",),
+        ("runs",),
+        ("runs", "reindex"),
         ("keys", "init", "--single"),
         ("export",),
         ("verify", "dist/fleet-1.axb"),

@@ -7,3 +7,5 @@ import os
 
 # Kedro's telemetry plugin asks this before it asks the workspace's own .telemetry file.
 os.environ["DO_NOT_TRACK"] = "true"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # MLflow imports onnxruntime by itself, the Scorer's setting would come late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,6 +14,7 @@ from axlebox.training.provenance import who
 from axlebox.training.runs import open_run
 from axlebox.training.workspace import Workspace
 
+CHAMPION, CHALLENGER = "champion", "challenger"
 _MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -49,3 +51,14 @@ def promote(workspace: Workspace, run: str, reason: str) -> Promotion:
         lines = [*read_promotions(workspace), made]
         disk.replace_durable(workspace.champions, msgspec.json.Encoder().encode_lines(lines))
     return made
+
+
+def roles(workspace: Workspace, proved: Sequence[str]) -> dict[str, str]:
+    """Who is `champion` and who `challenger`, by RUN: the newest proved run that is not the champion.
+
+    `proved` are runs with a proved model, oldest first. Raises Malformed.
+    """
+    best = champion(workspace)
+    found = {} if best is None else {best: CHAMPION}
+    others = [run for run in proved if run != best]
+    return {**found, others[-1]: CHALLENGER} if others else found

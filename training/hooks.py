@@ -12,6 +12,7 @@ from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
 
 from axlebox.firmware_bundle.errors import AxleboxError, UsageError
+from axlebox.training import tracking
 from axlebox.training.parameters import check
 from axlebox.training.pipelines import record
 from axlebox.training.workspace import find_workspace
@@ -37,8 +38,12 @@ def _check_whole(pipeline: Pipeline) -> None:
         raise UsageError(f"{record.NODE} needs {', '.join(sorted(missing))} in the same run. DO: kedro run")
 
 
+def _records(pipeline: Pipeline) -> bool:
+    return any(node.name == record.NODE for node in pipeline.nodes)
+
+
 class WorkspaceHooks:
-    """One run at a time in a workspace, and parameters checked before anything is done."""
+    """One run at a time in a workspace, parameters checked before anything is done, and MLflow's index after it."""
 
     def __init__(self) -> None:
         self._held = contextlib.ExitStack()
@@ -47,15 +52,24 @@ class WorkspaceHooks:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         try:
             _check_whole(pipeline)
-            self._held.enter_context(find_workspace(Path(run_params["project_path"])).locked())
-            check(catalog.load("parameters"))
+            workspace = find_workspace(Path(run_params["project_path"]))
+            self._held.enter_context(workspace.locked())
+            parameters = check(catalog.load("parameters"))
+            if _records(pipeline):
+                tracking.check_index(workspace, parameters)
         except AxleboxError as error:
             self._held.close()
             raise OneLineError(error) from error
 
     @hook_impl
-    def after_pipeline_run(self) -> None:
-        self._held.close()
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
+        with self._held:
+            if _records(pipeline):
+                workspace = find_workspace(Path(run_params["project_path"]))
+                try:
+                    tracking.record(workspace, check(catalog.load("parameters")), catalog.load("run"))
+                except AxleboxError as error:
+                    raise OneLineError(error) from error
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:

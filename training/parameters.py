@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -153,7 +154,26 @@ class FeatureParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 class TrackingParameters(Struct, frozen=True, forbid_unknown_fields=True):
     uri: str | None = None
-    """Of a remote MLflow tracking server; None: the workspace's own store, mlflow/mlflow.db."""
+    """Of a remote MLflow tracking server, http or https; None: the workspace's own store, mlflow/mlflow.db.
+
+    Without credentials: those come from MLflow's own variables, MLFLOW_TRACKING_USERNAME and its like.
+    """
+
+    def __post_init__(self) -> None:
+        if self.uri is None:
+            return
+        try:
+            parts = urlsplit(self.uri)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            parts, host = urlsplit(""), None
+        if "@" in self.uri or parts.query or parts.fragment:  # and what is wrong is not repeated: it may be secret
+            raise ValueError(
+                "tracking.uri must hold no user, password or token. DO: leave them out and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
+        if parts.scheme not in ("http", "https") or not host or not self.uri.isprintable() or " " in self.uri:
+            raise ValueError("tracking.uri is not the address of a tracking server, as in http://10.0.0.5:5000")
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,7 +40,10 @@ def parse_params(words: Sequence[str]) -> dict[str, Any]:
 
 
 def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
-    """Run all pipelines in a workspace and return the run that they recorded."""
+    """Run all pipelines in a workspace and return the run that they recorded.
+
+    Raises tracking.NotIndexed, which has the run, where it is recorded and MLflow's index is not up to date.
+    """
     with _quiet_kedro():
         load_parameters(workspace)  # a mistake in them is told in one line, before Kedro meets it
         from kedro.framework.session import KedroSession

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LATEST = "latest"
 T = TypeVar("T")
 
-_FILES = (
+FILES = (
     "detector.json",
     "events.jsonl",
     "forest.skops",
@@ -43,6 +43,7 @@ _FILES = (
     "rows.npz",
     "run.json",
 )
+"""What every run has."""
 _ID_DIGITS = 12
 _MAX_RECORD_BYTES = 64 * 1024 * 1024
 _FOREST_TYPES = ["sklearn.ensemble._iforest.IsolationForest", "sklearn.tree._tree.Tree"]
@@ -87,20 +88,30 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
 
     The commit is not among them: to commit a run's record would change its id.
     """
-    data = tuple(DataFile(**one) for one in trained.data_quality["files"])
-    parameters = trained.parameters.training_only()
-    code = code_revision(workspace, [one.features for one in trained.detector.detectors])
-    versions = library_versions()
+    lineage = Lineage(
+        run="",
+        data=tuple(DataFile(**one) for one in trained.data_quality["files"]),
+        parameters=trained.parameters.training_only(),
+        code=code_revision(workspace, [one.features for one in trained.detector.detectors]),
+        versions=library_versions(),
+    )
+    return msgspec.structs.replace(lineage, run=run_id(lineage, msgspec.to_builtins(trained.detector)))
+
+
+def run_id(lineage: Lineage, detector: Mapping[str, Any]) -> str:
+    """RUN, from what run.json and detector.json say of the inputs.
+
+    `detector` is detector.json as plain data: what a later axlebox adds to it does not change an earlier run's id.
+    """
     inputs = {
-        "data": [one.sha256 for one in data],
-        "parameters": parameters,
-        "contract": msgspec.to_builtins(trained.detector.contract),
-        "features": [msgspec.to_builtins(one.features) for one in trained.detector.detectors],
-        "code": [code.axlebox, code.source_sha256],
-        "versions": versions,
+        "data": [one.sha256 for one in lineage.data],
+        "parameters": lineage.parameters,
+        "contract": detector["contract"],
+        "features": [one["features"] for one in detector["detectors"]],
+        "code": [lineage.code.axlebox, lineage.code.source_sha256],
+        "versions": lineage.versions,
     }
-    run = hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:_ID_DIGITS]
-    return Lineage(run=run, data=data, parameters=parameters, code=code, versions=versions)
+    return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:_ID_DIGITS]
 
 
 def write_run(runs: Path, trained: Trained) -> str:
@@ -112,7 +123,7 @@ def write_run(runs: Path, trained: Trained) -> str:
 
     lineage = make_lineage(trained, runs.parent)
     folder = runs / lineage.run
-    if not all((folder / name).is_file() for name in _FILES):
+    if not all((folder / name).is_file() for name in FILES):
         disk.remove_tree(folder)  # of a run that somebody damaged, nothing is worth keeping
         record = RunRecord(
             lineage=lineage,
@@ -231,9 +242,13 @@ def load_forests(path: Path) -> dict[str, IsolationForest]:
 
 
 def list_runs(runs: Path) -> list[Run]:
-    """Every whole run, oldest first."""
-    folders = [one.parent for one in runs.glob("*/run.json") if not one.parent.name.endswith(".part")]
-    return sorted(map(Run, folders), key=lambda run: (run.record().created, run.folder.name))
+    """Every whole run, oldest first. Raises Malformed where a run's record is not readable."""
+    return sorted(map(Run, run_folders(runs)), key=lambda run: (run.record().created, run.folder.name))
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """The folders of whole runs, by name."""
+    return sorted(one.parent for one in runs.glob("*/run.json") if not one.parent.name.endswith(".part"))
 
 
 def open_run(runs: Path, name: str | None) -> Run:
