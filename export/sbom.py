@@ -106,9 +106,9 @@ def _licences(locked: Locked) -> list[Json]:
         return []
     if about["Version"] != locked.version:
         return []
-    if expression := about["License-Expression"]:
+    if expression := about.get("License-Expression"):
         return [{"expression": expression}]
-    return [{"license": {"name": about["License"]}}] if about["License"] else []
+    return [{"license": {"name": about.get("License")}}] if about.get("License") else []
 
 
 def _data(file: DataFile) -> Json:

@@ -18,6 +18,22 @@ from axlebox.training.parameters import Parameters, check
 from axlebox.training.runs import Run
 from axlebox.training.workspace import Workspace
 
+_LOGGING = "KEDRO_LOGGING_CONFIG"
+
+
+@contextlib.contextmanager
+def _quiet_kedro() -> Iterator[None]:
+    """Keep Kedro's log off the screen; it reads this setting once, when it is first imported."""
+    before = os.environ.get(_LOGGING)
+    with resources.as_file(resources.files("axlebox.training") / "quiet_logging.yml") as path:
+        os.environ[_LOGGING] = str(path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_LOGGING)
+            if before is not None:
+                os.environ[_LOGGING] = before
+
 
 def parse_params(words: Sequence[str]) -> dict[str, Any]:
     """`a.b=1,c=x` as nested plain data, values read as YAML. Raises UsageError."""
@@ -78,6 +94,7 @@ def _place_in(package: Path | None, error: Exception) -> str | None:
     return None
 
 
+@_quiet_kedro()
 def load_parameters(workspace: Workspace) -> Parameters:
     """The workspace's parameters, from conf/base and conf/local as Kedro merges them."""
     from kedro.config import MissingConfigException, OmegaConfigLoader
@@ -93,14 +110,3 @@ def load_parameters(workspace: Workspace) -> Parameters:
     except (MissingConfigException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{workspace.root / 'conf'}, parameters: {error}") from error
     return check(found)
-
-
-@contextlib.contextmanager
-def _quiet_kedro() -> Iterator[None]:
-    """Keep Kedro's log off the screen; it reads this setting once, when it is imported."""
-    with resources.as_file(resources.files("axlebox.training") / "quiet_logging.yml") as path:
-        os.environ["KEDRO_LOGGING_CONFIG"] = str(path)
-        try:
-            yield
-        finally:
-            os.environ.pop("KEDRO_LOGGING_CONFIG", None)
