@@ -53,8 +53,11 @@ def test_a_run_that_lost_a_file_is_written_again(axlebox: Any, copied: Path) -> 
 def test_kedro_run_is_the_same_run_as_axlebox_train(kedro: Any, copied: Path) -> None:
     first = latest(copied).folder.name
     shutil.rmtree(copied / "runs" / first)
+    shutil.rmtree(copied / "mlflow")
     kedro.ok("run", "--params", "forest.n_estimators=20", cwd=copied)
     assert latest(copied).folder.name == first
+    (indexed,) = (copied / "mlflow/artifacts").rglob("run.json")
+    assert indexed.read_bytes() == (latest(copied).folder / "run.json").read_bytes()
 
 
 def test_a_run_records_what_it_was_made_of(exported: Path) -> None:
