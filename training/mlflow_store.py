@@ -135,13 +135,15 @@ class Index:
         return self._register(runs, there, roles)
 
     def _entries(self) -> dict[str, Entry]:
-        """MLflow's runs by RUN."""
+        """MLflow's runs by RUN; a second one of the same, as after an experiment was restored, is deleted."""
         found: dict[str, Entry] = {}
         token = None
         while True:
             page = self._client.search_runs([self._experiment], max_results=_PAGE, page_token=token)
             for one in page:
-                found.setdefault(one.data.tags.get(RUN_TAG, ""), one)
+                name = one.data.tags.get(RUN_TAG)
+                if name is not None and found.setdefault(name, one) is not one:
+                    self._client.delete_run(one.info.run_id)
             token = page.token
             if not token:
                 return found

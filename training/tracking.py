@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import AxleboxError, Damaged
+from axlebox.firmware_bundle.errors import AxleboxError, Damaged, UsageError
 from axlebox.training.champion import roles
 from axlebox.training.parameters import Parameters
 from axlebox.training.runs import Run, run_folders
@@ -71,6 +71,8 @@ def check_index(workspace: Workspace, parameters: Parameters) -> None:
     Milliseconds, and without MLflow. The caller holds the workspace's lock.
     """
     if parameters.tracking.uri is None and not _paused.get():
+        if "?" in str(workspace.root):  # SQLAlchemy would take what follows for settings
+            raise UsageError(f"MLflow's store cannot lie in {workspace.root}, for the `?`. DO: rename that folder")
         problem = _damage(_database(workspace))
         if problem:
             raise Damaged(f"{_database(workspace)} is not readable ({problem}); the runs themselves are. {_REINDEX}")

@@ -180,6 +180,35 @@ def test_a_workspace_may_lie_in_a_folder_of_any_name(copied: Path, name: str, mo
     assert mlflow.onnx.load_model("models:/fleet@challenger").graph
 
 
+def test_a_folder_that_sqlalchemy_would_misread_is_refused_before_a_training(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rename that folder"):
+        tracking.check_index(Workspace(tmp_path / "what?" / "fleet"), PLAIN)
+
+
+def test_a_store_of_another_layout_is_made_anew(workspace: Workspace) -> None:
+    index(workspace)
+    with contextlib.closing(sqlite3.connect(workspace.mlflow / "mlflow.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = 'of-another-time'")
+        store.commit()
+    index(workspace)
+    assert len(shown(uri_of(workspace.root)).runs) == 1
+
+
+def test_what_was_deleted_on_the_page_comes_back_and_another_name_is_another_experiment(workspace: Workspace) -> None:
+    index(workspace)
+    client = MlflowClient(uri_of(workspace.root))
+    experiment = client.get_experiment_by_name("fleet").experiment_id
+    client.delete_run(client.search_runs([experiment])[0].info.run_id)
+    index(workspace)
+    assert len(shown(uri_of(workspace.root)).runs) == 1
+    client.delete_experiment(experiment)
+    index(workspace, parameters=check({"bundle": {"name": "other"}}))
+    index(workspace)
+    assert len(shown(uri_of(workspace.root)).runs) == 1
+    other = client.get_experiment_by_name("other").experiment_id
+    assert len(client.search_runs([other])) == 1 and len(client.search_model_versions("name='other'")) == 1
+
+
 def test_an_unreadable_run_is_left_out_by_name(workspace: Workspace) -> None:
     broken = another_run(only_run(workspace.root), 1)
     (broken / "run.json").write_text("{")

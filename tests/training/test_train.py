@@ -57,9 +57,12 @@ def test_kedro_run_is_the_same_run_as_axlebox_train(kedro: Any, copied: Path) ->
     first = latest(copied).folder.name
     evaluation, events = latest(copied).record().evaluation, latest(copied).events()
     shutil.rmtree(copied / "runs" / first)
+    shutil.rmtree(copied / "mlflow")
     kedro.ok("run", "--params", "forest.n_estimators=20", cwd=copied)
     assert latest(copied).folder.name == first
     assert (latest(copied).record().evaluation, latest(copied).events()) == (evaluation, events)
+    (indexed,) = (copied / "mlflow/artifacts").rglob("run.json")
+    assert indexed.read_bytes() == (latest(copied).folder / "run.json").read_bytes()
 
 
 def test_a_run_records_what_it_was_made_of(exported: Path) -> None:
