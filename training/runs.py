@@ -85,12 +85,12 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
 
     The commit is not among them: to commit a run's record would change its id.
     """
-    data = tuple(DataFile(**one) for one in trained.data_quality["files"])
+    data = tuple(msgspec.convert(one, DataFile) for one in trained.data_quality["files"])
     parameters = trained.parameters.training_only()
     code = code_revision(workspace)
     versions = library_versions()
     inputs = {
-        "data": [one.sha256 for one in data],
+        "data": [[one.sha256, one.format] for one in data],
         "parameters": parameters,
         "contract": msgspec.to_builtins(trained.detector.contract),
         "features": [msgspec.to_builtins(one.features) for one in trained.detector.detectors],
