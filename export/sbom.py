@@ -106,9 +106,10 @@ def _licences(locked: Locked) -> list[Json]:
         return []
     if about["Version"] != locked.version:
         return []
-    if expression := about.get("License-Expression"):
-        return [{"expression": expression}]
-    return [{"license": {"name": about.get("License")}}] if about.get("License") else []
+    # Asked so, since the field that is missing is None to some readers of metadata and a KeyError to others.
+    if "License-Expression" in about:
+        return [{"expression": about["License-Expression"]}]
+    return [{"license": {"name": about["License"]}}] if "License" in about else []
 
 
 def _data(file: DataFile) -> Json:

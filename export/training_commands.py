@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from axlebox.runtime.commandline import json_option, show
 from axlebox.runtime.readings import format_time
+
+if TYPE_CHECKING:
+    from axlebox.training.readings import FileFacts, Invalid
 
 _SHOWN_INVALID = 5
 
@@ -57,30 +62,63 @@ def simulate(out: Path, as_json: bool, **settings: int) -> None:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--add", is_flag=True, help="Behind the files that training reads already, not in their place.")
+@click.option("--format", "format_", metavar="NAME", help="A description in conf/base/catalog.yml, or a reader.")
 @json_option
-def ingest(files: tuple[Path, ...], as_json: bool) -> None:
+def ingest(files: tuple[Path, ...], add: bool, format_: str | None, as_json: bool) -> None:
     """Check FILES, keep copies named by their content, and make them what training reads."""
     from axlebox.training.contract import load_contract
+    from axlebox.training.progress import on_terminal
     from axlebox.training.readings import ingest as take_in
     from axlebox.training.workspace import find_workspace
 
     workspace = find_workspace(Path.cwd())
-    found = take_in(workspace, load_contract(workspace.contract_path), files)
-    lines = []
-    for facts, invalid in found:
-        period = f"every {facts.period_s:g} s" if facts.period_s else "no period"
-        lines += [
-            f"{facts.name}: {facts.rows} rows, {facts.format}, {'a header' if facts.header else 'no header'}, "
-            f"{facts.sensors} sensor{'s' if facts.sensors > 1 else ''}, {facts.lowest:g} to {facts.highest:g}",
-            f"  {format_time(facts.first)} to {format_time(facts.last)}, {period}, {facts.gaps} gaps, "
-            f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid, {facts.replaced} replaced"
-            + "".join(f", {count} {status}" for status, count in facts.held_back.items()),
-        ]
-        lines += [f"  {one.status} line {one.line}: {one.reason}" for one in invalid[:_SHOWN_INVALID]]
-        if len(invalid) > _SHOWN_INVALID:
-            lines.append(f"  and {len(invalid) - _SHOWN_INVALID} more lines, not used for training")
+    contract = load_contract(workspace.contract_path)
+    found = take_in(workspace, contract, files, add=add, format=format_, progress=on_terminal())
+    lines = [line for facts, invalid in found for line in _facts_in_words(facts, invalid)]
+    lines += [f"{name}: is there already" for name in found.left_out]
+    for kind, suggestion in found.suggestions.items():
+        lines += _suggestion_in_words(kind, contract.kinds[kind].unit, suggestion)
     record = [{**asdict(facts), "invalid_lines": [(one.line, one.reason) for one in bad]} for facts, bad in found]
-    show({"files": record}, as_json, *lines)
+    show(
+        {"files": record, "left_out": found.left_out, "suggestions": found.suggestions},
+        as_json,
+        *lines,
+    )
+
+
+def _facts_in_words(facts: FileFacts, invalid: Sequence[Invalid]) -> Iterator[str]:
+    period = f"every {facts.period_s:g} s" if facts.period_s else "no period"
+    header = f", {'a header' if facts.header else 'no header'}" if facts.format == "csv" else ""
+    yield (
+        f"{facts.name}: {facts.rows} rows, {facts.format}{header}, "
+        f"{facts.sensors} sensor{'s' if facts.sensors > 1 else ''}, {facts.lowest:g} to {facts.highest:g}"
+    )
+    if facts.guessed:
+        yield f"  taken: {'; '.join(facts.guessed)}"
+    yield (
+        f"  {format_time(facts.first)} to {format_time(facts.last)}, {period}, {facts.gaps} gaps, "
+        f"longest stuck run {facts.longest_stuck}, {facts.invalid} invalid, {facts.replaced} replaced"
+        + "".join(f", {count} {status}" for status, count in facts.held_back.items())
+    )
+    for one in invalid[:_SHOWN_INVALID]:
+        yield f"  {one.status} line {one.line}: {one.reason}"
+    unused = facts.invalid + sum(facts.held_back.values())
+    if unused > _SHOWN_INVALID:
+        yield f"  and {unused - _SHOWN_INVALID} more lines, not used for training"
+
+
+def _suggestion_in_words(kind: str, unit: str, suggestion: Mapping[str, Any]) -> Iterator[str]:
+    """What a person may write into the contract; nothing where all of it is set."""
+    settings = dict(suggestion["set"])
+    if settings:
+        words = ", ".join(f"{name}: {value:g}" for name, value in settings.items())
+        yield f"suggested for kind {kind} in conf/base/contract.yml, and not set: {words}"
+    if settings or not suggestion["has_range"]:
+        yield (
+            f"  seen: {suggestion['lowest']:g} to {suggestion['highest']:g} {unit} (range is the sensor's own, "
+            f"from its data sheet), the same value for at most {suggestion['longest_rest_s']:g} s"
+        )
 
 
 @click.command()

@@ -151,12 +151,32 @@ class ParityProof(Struct, frozen=True, forbid_unknown_fields=True):
     largest_score_difference: float
 
 
-class DataFile(Struct, frozen=True, forbid_unknown_fields=True):
+Plain = bool | int | float | Text | None
+_Table = Annotated[dict[Label, Plain], Meta(max_length=4096)]
+_Row = Annotated[dict[Label, Plain | _Table], Meta(max_length=64)]
+Setting = Plain | _Table | Annotated[tuple[Plain | _Row, ...], Meta(max_length=256)]
+
+
+class FileFormat(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a file was read by, where its content alone does not say it. A record for the workstation: no box reads
+    such files."""
+
+    reader: Label
+    settings: Annotated[dict[Label, Setting], Meta(max_length=64)] = {}
+    files: Annotated[dict[Label, Sha256], Meta(max_length=8)] = {}
+    """Files that it needs beside the readings (a DBC file), by the setting that names them."""
+    distribution: Label | None = None
+    """The package and version of a reader that is not axlebox's own."""
+
+
+class DataFile(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     name: FileName
     sha256: Sha256
     rows: Count
     invalid: Count
     """Rows that training did not use, for whatever reason."""
+    format: FileFormat | None = None
+    """None: the content says it all, as in CSV, JSON lines and Parquet."""
 
 
 class Code(Struct, frozen=True, forbid_unknown_fields=True):

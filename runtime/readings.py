@@ -21,7 +21,7 @@ _MOST_KNOWN_IDS = 4096
 _ALIASES = {"timestamp": _TIME}
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 # A day inside the years 1 to 9999, so that every time that is read can also be written, in UTC and rounded.
-_EARLIEST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC).timestamp()
 LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
@@ -78,7 +78,7 @@ def parse_time(text: str) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     seconds = moment.timestamp()
-    if not _EARLIEST <= seconds <= LATEST:
+    if not EARLIEST <= seconds <= LATEST:
         raise ValueError(f"{text} is at the edge of the calendar")
     return seconds
 

@@ -17,6 +17,8 @@ from axlebox.firmware_bundle.errors import UsageError
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
 from axlebox.training.contract import load_contract
 from axlebox.training.fit import FeatureRows
+from axlebox.training.progress import on_terminal
+from axlebox.training.raw_data import check_descriptions, read_current
 from axlebox.training.readings import Checked, load_current
 from axlebox.training.runs import Run, Trained, load_forests, open_run, write_run
 from axlebox.training.workspace import find_workspace
@@ -135,15 +137,23 @@ class ContractDataset(_OneFile):
 
 
 class TemperatureDatabase(AbstractDataset[Any, Checked]):
-    """The ingested readings that data/01_raw/current.json names; read only."""
+    """The ingested readings that data/01_raw/current.json names; read only.
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    `formats` describes files to `axlebox ingest` (docs/readers.md). They are read again by the description that they
+    were ingested by, which current.json keeps; one that has changed since is refused.
+    """
+
+    def __init__(
+        self, filepath: str, formats: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
         self._path = Path(filepath)
+        self._formats = formats or {}
         self.metadata = metadata
 
     def load(self) -> Checked:
         workspace = find_workspace(self._path.parent)
-        return load_current(workspace, load_contract(workspace.contract_path))
+        check_descriptions(read_current(workspace), self._formats, workspace.root)
+        return load_current(workspace, load_contract(workspace.contract_path), on_terminal())
 
     def save(self, data: Any) -> None:
         raise UsageError("readings come in by `axlebox ingest`")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from axlebox.runtime.readings import REPLACED, Reading, Replaced
 from axlebox.runtime.statuses import OK, WARMING
-from axlebox.training.readings import with_eras
+from axlebox.training.checked import with_eras
 
 _BATCH = 8192
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from axlebox.firmware_bundle.manifest import Contract, DetectorSpec
-from axlebox.training import evaluation, frames, steps
+from axlebox.training import evaluation, steps
+from axlebox.training.checked import Checked
 from axlebox.training.fit import FeatureRows, fit_detector, make_rows
 from axlebox.training.parameters import check
 from axlebox.training.progress import on_terminal
-from axlebox.training.readings import Checked
 from axlebox.training.runs import DetectorFile, Trained
 from axlebox.training.trials import Held, run_trials
 
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 def check_contract(temperature_database: Checked, parameters: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
     steps.refuse_bad_data(temperature_database, check(parameters).most_held_back)
-    frame = frames.to_frame(temperature_database.stream, temperature_database.statuses)
-    return frame, steps.data_quality(temperature_database)
+    return temperature_database.columns.frame(), steps.data_quality(temperature_database)
 
 
 def train_test_split(readings: pd.DataFrame, parameters: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,260 +1,203 @@
-"""Files of readings on the workstation: read by the vehicle's own reader and gate, nothing dropped in silence."""
+"""Files of readings come into the workspace, and out of it into a training: read in batches, judged by the gate."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import msgspec
-import numpy as np
-from msgspec import Struct
-
-from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
-from axlebox.firmware_bundle.manifest import Contract, DataFile, FileName, Sha256, decode, encode
+from axlebox.firmware_bundle.manifest import Contract, DataFile, FileFormat
 from axlebox.runtime.gate import Gate
-from axlebox.runtime.lines import read_lines
-from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Replaced
-from axlebox.runtime.statuses import INVALID, OK
+from axlebox.runtime.statuses import OK
+from axlebox.training.checked import Checked, Columns, Invalid, Judge, check_items, held_back, with_eras
+from axlebox.training.conf import load_settings
+from axlebox.training.facts import FileFacts, KindTally, Tally, suggest
+from axlebox.training.raw_data import (
+    CURRENT,
+    Current,
+    Incoming,
+    StoredFile,
+    Taken,
+    open_stored,
+    read_current,
+)
+from axlebox.training.readers.base import Batch, Job
+from axlebox.training.readers.find import DESCRIBE, Found, find_reader
+from axlebox.training.series import Progress, silent
 from axlebox.training.workspace import Workspace
 
-_MAX_CURRENT_BYTES = 1024 * 1024
-
-
-class StoredFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of data/01_raw, which is named by its content."""
-
-    name: str
-    sha256: Sha256
-    stored: str
-
-
-class Current(Struct, frozen=True, forbid_unknown_fields=True):
-    """data/01_raw/current.json: what training reads, in this order."""
-
-    files: tuple[StoredFile, ...]
-
-
-class Invalid(Struct, frozen=True):
-    """A line or reading that training does not use, and why."""
-
-    file: str
-    line: int
-    reason: str
-    status: str = INVALID
-    """As in statuses.py: the gate's."""
+__all__ = [
+    "Checked",
+    "Current",
+    "FileFacts",
+    "Ingested",
+    "Invalid",
+    "StoredFile",
+    "check_items",
+    "held_back",
+    "ingest",
+    "load_current",
+    "load_files",
+    "load_formats",
+    "with_eras",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What one or more files hold, after the gate."""
+class Ingested:
+    """What came of an ingest; iterates over the files that were read."""
 
-    stream: list[Reading | Replaced]
-    """Every reading, also those that the gate holds back, and the marks of replaced sensors: what a box would see."""
-    statuses: list[str]
-    """The gate's status of each of them; REPLACED for a mark."""
-    invalid: list[Invalid]
-    files: tuple[DataFile, ...]
+    files: tuple[tuple[FileFacts, list[Invalid]], ...]
+    """Each with the first of what the gate held back."""
+    left_out: tuple[str, ...]
+    """Files that are there already, by their content."""
+    suggestions: dict[str, dict[str, Any]]
+    """By kind of sensor, for the contract; nothing of it is set."""
 
-    @property
-    def items(self) -> list[Reading | Replaced]:
-        """Readings that training uses, and the marks in their places among them."""
-        return [one for one, status in zip(self.stream, self.statuses, strict=True) if status in (OK, REPLACED)]
-
-    @property
-    def readings(self) -> list[Reading]:
-        return [one for one in self.items if isinstance(one, Reading)]
+    def __iter__(self) -> Iterator[tuple[FileFacts, list[Invalid]]]:
+        return iter(self.files)
 
     def __len__(self) -> int:
-        return self.statuses.count(OK)
-
-    def __repr__(self) -> str:
-        """For people at a prompt, who do not want every reading on the screen."""
-        return f"<{len(self)} readings of {', '.join(one.name for one in self.files)}; {len(self.invalid)} invalid>"
+        return len(self.files)
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What was read and guessed about one file."""
-
-    name: str
-    format: str
-    header: bool
-    rows: int
-    invalid: int
-    held_back: dict[str, int]
-    """Rows that cannot be true temperatures, by status; invalid ones are counted apart."""
-    sensors: int
-    first: float
-    last: float
-    period_s: float | None
-    """Median seconds between two readings of one sensor."""
-    gaps: int
-    """Intervals longer than three periods."""
-    longest_stuck: int
-    """Most readings in a row of one sensor with the same value."""
-    replaced: int
-    """Marks. Across one of them there is no interval and no run."""
-    lowest: float
-    highest: float
+def load_formats(workspace: Workspace) -> dict[str, Any]:
+    """`formats` of the catalog's entry temperature_database, as Kedro merges conf/base and conf/local."""
+    catalog = load_settings(workspace, "catalog")
+    entry = catalog.get("temperature_database")
+    found = entry.get("formats") if isinstance(entry, dict) else None
+    if found is not None and not isinstance(found, dict):
+        raise UsageError("conf/base/catalog.yml, formats: expected descriptions by name")
+    return found or {}
 
 
-def check_items(items: Iterable[Reading | BadLine | Replaced], gate: Gate, file: str) -> Checked:
-    """What the gate says of each item, in order."""
-    found = Checked([], [], [], ())
-    for item in items:
-        if isinstance(item, BadLine):
-            found.invalid.append(Invalid(file, item.line, item.reason))
-            continue
-        found.stream.append(item)
-        if isinstance(item, Replaced):
-            gate.forget(item.sensor)
-            found.statuses.append(REPLACED)
-            continue
-        verdict = gate.judge(gate.corrected(item))
-        status = OK if verdict is None else verdict.status
-        found.statuses.append(status)
-        if verdict is not None and status != OK:
-            found.invalid.append(Invalid(file, item.line, verdict.reason, status))
-    return found
-
-
-def held_back(unused: Iterable[Invalid]) -> dict[str, int]:
-    """How many readings the gate held back for each status but INVALID, in the order of the words."""
-    return dict(sorted(Counter(one.status for one in unused if one.status != INVALID).items()))
-
-
-def with_eras(items: Iterable[Reading | Replaced]) -> Iterator[tuple[Reading, int]]:
-    """Each reading with its era: how many marks of its sensor came before it."""
-    marks: Counter[str] = Counter()
-    for item in items:
-        if isinstance(item, Replaced):
-            marks[item.sensor] += 1
-        else:
-            yield item, marks[item.sensor]
-
-
-def ingest(workspace: Workspace, contract: Contract, paths: Sequence[Path]) -> list[tuple[FileFacts, list[Invalid]]]:
+def ingest(
+    workspace: Workspace,
+    contract: Contract,
+    paths: Sequence[Path],
+    *,
+    add: bool = False,
+    format: str | None = None,  # noqa: A002  the option's name
+    progress: Progress = silent,
+) -> Ingested:
     """Check files, keep content-addressed copies, and make them what training reads.
 
-    Raises Malformed, and changes nothing, where a file holds no reading at all.
+    With `add` they come behind the files that training reads already. What is there by its content is left out.
+    `format` is the name of a description in the catalog, or of a reader. Raises Malformed, and changes nothing,
+    where a file holds no reading at all.
     """
-    with workspace.locked():
-        return _ingest_locked(workspace, contract, paths)
+    with workspace.locked(), Incoming(workspace) as incoming:
+        there = read_current(workspace) if add and (workspace.raw / CURRENT).exists() else ()
+        return _Ingest(workspace, contract, incoming, there, progress).run(paths, format)
 
 
-def _ingest_locked(
-    workspace: Workspace, contract: Contract, paths: Sequence[Path]
-) -> list[tuple[FileFacts, list[Invalid]]]:
-    for leaving in workspace.raw.glob("*.part"):
-        leaving.unlink()
-    found: list[tuple[FileFacts, list[Invalid]]] = []
-    stored = []
-    gate = Gate(contract)
-    for path in paths:
-        incoming = _take_copy(workspace, path)
-        reader = LineReader(contract.only_sensor())
-        checked = check_items(reader.read(read_lines(incoming)), gate, path.name)
-        invalid = checked.invalid
-        if not len(checked):
-            why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
-            incoming.unlink()
-            order = ". DO: give the files oldest first" if found else ""
-            raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}{order}")
-        stored.append(_keep(workspace, path, incoming))
-        found.append((_facts(path.name, reader, checked.items, invalid), invalid))
-    disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))
-    return found
+class _Ingest:
+    """One call of `ingest`."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        contract: Contract,
+        incoming: Incoming,
+        there: tuple[StoredFile, ...],
+        progress: Progress,
+    ) -> None:
+        self._workspace = workspace
+        self._contract = contract
+        self._incoming = incoming
+        self._progress = progress
+        self._gate = Gate(contract)
+        self._kinds: dict[str, KindTally] = {}
+        self._files = list(there)
+        self._to_replay = there
+
+    def run(self, paths: Sequence[Path], name: str | None) -> Ingested:
+        formats = load_formats(self._workspace)
+        found, left_out = [], []
+        for path in paths:
+            taken = self._incoming.take(path)
+            reader = find_reader(taken.path, formats, name, path.name)
+            read_as, needed = self._incoming.take_needed(reader, self._workspace.root)
+            if self._is_there(taken, read_as):
+                left_out.append(path.name)
+                continue
+            found.append(self._read(path, taken, reader.with_files(needed)))
+            self._files.append(self._incoming.keep(taken, read_as, reader.described))
+        if found:
+            self._incoming.finish(tuple(self._files))
+        return Ingested(tuple(found), tuple(left_out), suggest(self._kinds, self._contract))
+
+    def _is_there(self, taken: Taken, read_as: FileFormat | None) -> bool:
+        same = next((one for one in self._files if one.sha256 == taken.sha256), None)
+        if same is not None and same.format != read_as:
+            raise UsageError(
+                f"{taken.name} is there already as {same.name}, read by another description. "
+                "DO: axlebox ingest all files again, without --add"
+            )
+        return same is not None
+
+    def _read(self, path: Path, taken: Taken, reader: Found) -> tuple[FileFacts, list[Invalid]]:
+        for stored in self._to_replay:  # the gate must know what came before
+            judge = Judge(self._gate, stored.name, [])
+            for batch in _stored_batches(self._workspace, self._contract, stored, self._progress):
+                judge.statuses(batch)
+        self._to_replay = ()
+        invalid: list[Invalid] = []
+        job = Job(taken.path, taken.name, self._contract.only_sensor())
+        judge, tally = Judge(self._gate, taken.name, invalid), Tally(self._contract)
+        for batch in _batches(reader, job, self._progress):
+            tally.add(batch, judge.statuses(batch))
+        if not judge.counts[OK]:
+            raise Malformed(f"{path}: no reading found in {judge.rows} lines{self._why(job, invalid)}")
+        for kind, seen in tally.kinds.items():
+            self._kinds.setdefault(kind, KindTally()).take(seen)
+        return tally.facts(judge, job, reader.reader.name), invalid
+
+    def _why(self, job: Job, invalid: Sequence[Invalid]) -> str:
+        first = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
+        if not job.format:
+            return f"{first}{''.join(f'; {note}' for note in job.guessed)}. {DESCRIBE}"
+        return first + (". DO: give the files oldest first" if self._files else "")
 
 
-def load_current(workspace: Workspace, contract: Contract) -> Checked:
+def _batches(reader: Found, job: Job, progress: Progress) -> Iterator[Batch]:
+    what = f"reading {job.name}"
+    for batch in reader.read(job):
+        yield batch
+        progress(what, job.done, job.total)
+    progress(what, 1, 1)
+
+
+def load_current(workspace: Workspace, contract: Contract, progress: Progress = silent) -> Checked:
     """All readings that `current.json` names, each file compared with its sha256."""
-    path = workspace.raw / "current.json"
-    if not path.exists():
-        raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
-    gate = Gate(contract)
-    stream: list[Reading | Replaced] = []
-    statuses: list[str] = []
+    return load_files(workspace, contract, read_current(workspace), progress)
+
+
+def load_files(
+    workspace: Workspace, contract: Contract, files: Sequence[StoredFile], progress: Progress = silent
+) -> Checked:
+    """All readings of files of data/01_raw in this order, each compared with its sha256.
+
+    Raises Malformed where a copy is missing or was changed, PreflightFailed where its reader is not installed.
+    """
+    gate, columns = Gate(contract), Columns()
     invalid: list[Invalid] = []
-    files = []
-    for stored in decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files:
-        copy = workspace.raw / stored.stored
-        if not copy.is_file() or _sha256(copy) != stored.sha256:
-            raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
-        checked = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
-        stream += checked.stream
-        statuses += checked.statuses
-        invalid += checked.invalid
-        unused = len(checked.invalid)
-        files.append(DataFile(stored.name, stored.sha256, len(checked) + unused, unused))
-    return Checked(stream, statuses, invalid, tuple(files))
+    counts: Counter[str] = Counter()
+    facts = []
+    for stored in files:
+        judge = Judge(gate, stored.name, invalid)
+        for batch in _stored_batches(workspace, contract, stored, progress):
+            columns.add(batch, judge.statuses(batch))
+        counts.update(judge.counts)
+        facts.append(DataFile(stored.name, stored.sha256, judge.rows, judge.unused, stored.format))
+    return Checked(columns, counts, invalid, tuple(facts))
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _take_copy(workspace: Workspace, path: Path) -> Path:
-    """Copy a file into the workspace; only the copy is read from then on."""
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file")
-    try:
-        msgspec.convert(path.name, FileName)  # it stands in the manifest of every release made from it
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{path.name!r} has control characters in it. DO: rename the file") from error
-    incoming = workspace.raw / "incoming.part"
-    with disk.explained():
-        shutil.copyfile(path, incoming)
-    return incoming
-
-
-def _keep(workspace: Workspace, path: Path, incoming: Path) -> StoredFile:
-    """Give the copy of a file its final name, which is made of its content."""
-    digest = _sha256(incoming)
-    suffix = path.suffix.lower() if path.suffix.isascii() else ""
-    stored = StoredFile(path.name, digest, digest + suffix)
-    with disk.explained():
-        disk.rename_durable(incoming, workspace.raw / stored.stored)
-    return stored
-
-
-def _facts(name: str, reader: LineReader, good: Sequence[Reading | Replaced], invalid: Sequence[Invalid]) -> FileFacts:
-    by_era: dict[tuple[str, int], list[Reading]] = {}
-    for reading, era in with_eras(good):
-        by_era.setdefault((reading.sensor, era), []).append(reading)
-    steps = np.concatenate([np.diff([one.time for one in readings]) for readings in by_era.values()])
-    period = float(np.median(steps)) if len(steps) else None
-    readings = [one for one in good if isinstance(one, Reading)]
-    values = np.array([one.value for one in readings])
-    return FileFacts(
-        name=name,
-        format=reader.format or "",
-        header=reader.has_header,
-        rows=len(readings) + len(invalid),
-        invalid=sum(one.status == INVALID for one in invalid),
-        held_back=held_back(invalid),
-        sensors=len({sensor for sensor, _ in by_era}),
-        first=min(one.time for one in readings),
-        last=max(one.time for one in readings),
-        period_s=period,
-        gaps=int(np.sum(steps > 3 * period)) if period else 0,
-        longest_stuck=max(_longest_run([one.value for one in readings]) for readings in by_era.values()),
-        replaced=len(good) - len(readings),
-        lowest=float(values.min()),
-        highest=float(values.max()),
-    )
-
-
-def _longest_run(values: Sequence[float]) -> int:
-    longest = run = 0
-    previous: float | None = None
-    for value in values:
-        run = run + 1 if value == previous else 1
-        longest = max(longest, run)
-        previous = value
-    return longest
+def _stored_batches(
+    workspace: Workspace, contract: Contract, stored: StoredFile, progress: Progress
+) -> Iterator[Batch]:
+    copy, reader = open_stored(workspace, stored)
+    yield from _batches(reader, Job(copy, stored.name, contract.only_sensor()), progress)

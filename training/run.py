@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from axlebox.firmware_bundle.errors import UsageError
+from axlebox.training.conf import load_settings, quiet_kedro
 from axlebox.training.parameters import Parameters, check
 from axlebox.training.runs import Run
 from axlebox.training.workspace import Workspace
-
-_LOGGING = "KEDRO_LOGGING_CONFIG"
-
-
-@contextlib.contextmanager
-def _quiet_kedro() -> Iterator[None]:
-    """Keep Kedro's log off the screen; it reads this setting once, when it is first imported."""
-    before = os.environ.get(_LOGGING)
-    with resources.as_file(resources.files("axlebox.training") / "quiet_logging.yml") as path:
-        os.environ[_LOGGING] = str(path)
-        try:
-            yield
-        finally:
-            os.environ.pop(_LOGGING)
-            if before is not None:
-                os.environ[_LOGGING] = before
 
 
 def parse_params(words: Sequence[str]) -> dict[str, Any]:
@@ -60,7 +41,7 @@ def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
 
     Raises tracking.NotIndexed, which has the run, where it is recorded and MLflow's index is not up to date.
     """
-    with _quiet_kedro():
+    with quiet_kedro():
         load_parameters(workspace)  # a mistake in them is told in one line, before Kedro meets it
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
@@ -94,19 +75,6 @@ def _place_in(package: Path | None, error: Exception) -> str | None:
     return None
 
 
-@_quiet_kedro()
 def load_parameters(workspace: Workspace) -> Parameters:
     """The workspace's parameters, from conf/base and conf/local as Kedro merges them."""
-    from kedro.config import MissingConfigException, OmegaConfigLoader
-    from omegaconf.errors import OmegaConfBaseException
-
-    from axlebox.training.settings import CONFIG_LOADER_ARGS
-
-    arguments: dict[str, Any] = CONFIG_LOADER_ARGS
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they would say, the error says
-            found = OmegaConfigLoader(str(workspace.root / "conf"), **arguments)["parameters"]
-    except (MissingConfigException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{workspace.root / 'conf'}, parameters: {error}") from error
-    return check(found)
+    return check(load_settings(workspace, "parameters"))

@@ -90,7 +90,7 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
     """
     lineage = Lineage(
         run="",
-        data=tuple(DataFile(**one) for one in trained.data_quality["files"]),
+        data=tuple(msgspec.convert(one, DataFile) for one in trained.data_quality["files"]),
         parameters=trained.parameters.training_only(),
         code=code_revision(workspace, [one.features for one in trained.detector.detectors]),
         versions=library_versions(),
@@ -104,7 +104,7 @@ def run_id(lineage: Lineage, detector: Mapping[str, Any]) -> str:
     `detector` is detector.json as plain data: what a later axlebox adds to it does not change an earlier run's id.
     """
     inputs = {
-        "data": [one.sha256 for one in lineage.data],
+        "data": [[one.sha256, one.format] for one in lineage.data],
         "parameters": lineage.parameters,
         "contract": detector["contract"],
         "features": [one["features"] for one in detector["detectors"]],

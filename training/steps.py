@@ -15,9 +15,9 @@ from axlebox.runtime.detector import Detector, Monitor
 from axlebox.runtime.outcomes import Outcome
 from axlebox.runtime.readings import REPLACED
 from axlebox.runtime.statuses import HOT_OR_SENSOR, INVALID
+from axlebox.training.checked import Checked, held_back
 from axlebox.training.forest import sklearn_score_rows
 from axlebox.training.frames import in_order, used
-from axlebox.training.readings import Checked, held_back
 from axlebox.training.series import UNKNOWN, Progress, silent
 
 if TYPE_CHECKING:
@@ -29,21 +29,21 @@ _SHOWN_INVALID = 20
 def data_quality(checked: Checked) -> dict[str, Any]:
     """What the gate let through and what not, for the report."""
     return {
-        "files": [msgspec.structs.asdict(one) for one in checked.files],
+        "files": [msgspec.to_builtins(one) for one in checked.files],
         "readings": len(checked),
-        "replaced": len(checked.items) - len(checked),
-        "invalid": sum(one.status == INVALID for one in checked.invalid),
-        "held_back": held_back(checked.invalid),
+        "replaced": checked.replaced,
+        "invalid": checked.counts.get(INVALID, 0),
+        "held_back": held_back(checked.counts),
         "first_invalid": [msgspec.structs.asdict(one) for one in checked.invalid[:_SHOWN_INVALID]],
     }
 
 
 def refuse_bad_data(checked: Checked, most_held_back: float) -> None:
     """Raise Malformed where more than this share of the readings break the contract."""
-    unused = len(checked.invalid)
+    unused = checked.unused
     share = unused / max(1, unused + len(checked))
     if share > most_held_back:
-        held = ", ".join(f"{count} {status}" for status, count in held_back(checked.invalid).items())
+        held = ", ".join(f"{count} {status}" for status, count in held_back(checked.counts).items())
         first = checked.invalid[0]
         raise Malformed(
             f"{share:.1%} of the readings break the contract, most_held_back is {most_held_back:.1%}"

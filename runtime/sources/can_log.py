@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
@@ -22,6 +22,41 @@ _BATCH = 1000
 """Frames."""
 
 
+def _open_reader(path: Path) -> MessageReader:
+    # Else the times of an .asc begin with 0.
+    return can.LogReader(path, relative_timestamp=False)
+
+
+class LogFrames:
+    """The frames of a log in order, as far as it can be read."""
+
+    def __init__(self, path: Path, open_reader: Callable[[Path], MessageReader] = _open_reader) -> None:
+        """Reads the first frame. Raises UsageError."""
+        self.broken: str | None = None
+        """Why the log ended before its end."""
+        self._reader, self._frames = _begin(path, open_reader)
+        self._bytes, self._compressed = path.stat().st_size, path.suffix.lower() == ".gz"
+
+    def next(self) -> list[can.Message]:
+        """The next frames, at most _BATCH; none at the end."""
+        frames: list[can.Message] = []
+        try:
+            for frame in islice(self._frames, _BATCH):
+                frames.append(frame)  # extend() need not keep those before the broken one
+        except Exception as error:  # a damaged log raises whatever its parser stumbles on
+            self._frames = iter(())
+            self.broken = f"{type(error).__name__} {brief(error)}"
+        if not frames and self.broken is None:
+            # python-can ends a .blf that was cut without a word. (The length of a compressed one says nothing.)
+            blf = isinstance(self._reader, can.BLFReader) and not self._compressed
+            if blf and self._bytes < self._reader.file_size:  # type: ignore[attr-defined]
+                self.broken = f"{self._bytes} of {self._reader.file_size} bytes"  # type: ignore[attr-defined]
+        return frames
+
+    def close(self) -> None:
+        self._reader.stop()
+
+
 class CanLog:
     """A log replayed to its end, as fast as it is taken, with the times of its frames."""
 
@@ -36,8 +71,11 @@ class CanLog:
         self.health = Health()
         self._signals = signals
         self._decoder = FrameDecoder(settings, self.health)
-        self._reader, self._frames = _open(path)
-        self._bytes, self._compressed = path.stat().st_size, path.suffix.lower() == ".gz"
+        os.close(open_file(path))  # says what is wrong with a path
+        try:
+            self._frames = LogFrames(path)
+        except UsageError as error:
+            raise UsageError(f"source {error}") from error
         self.health.up()
 
     @property
@@ -47,46 +85,29 @@ class CanLog:
 
     def batches(self) -> Iterator[list[Item]]:
         while not self._signals.asked:
-            frames = self._next()
+            frames = self._frames.next()
             if not frames:
                 self._end()
                 return
             yield [item for frame in frames for item in self._decoder.read(frame)]
 
-    def _next(self) -> list[can.Message]:
-        frames: list[can.Message] = []
-        try:
-            for frame in islice(self._frames, _BATCH):
-                frames.append(frame)  # extend() need not keep those before the broken one
-        except Exception as error:  # a damaged log raises whatever its parser stumbles on
-            self._break(f"{type(error).__name__} {brief(error)}")
-        return frames
-
-    def _break(self, why: str) -> None:
-        self._frames = iter(())
-        self.health.lost += 1
-        self.health.down(f"the log is broken: {why}")
-
     def _end(self) -> None:
         if not self.health.connected:
             return
-        # python-can ends a .blf that was cut without a word. (The length of a compressed one says nothing.)
-        whole = self._reader.file_size if isinstance(self._reader, can.BLFReader) and not self._compressed else 0
-        if self._bytes < whole:
-            self._break(f"{self._bytes} of {whole} bytes")
-        else:
+        if self._frames.broken is None:
             self.health.down("its end was reached")
+        else:
+            self.health.lost += 1
+            self.health.down(f"the log is broken: {self._frames.broken}")
 
     def close(self) -> None:
-        self._reader.stop()
+        self._frames.close()
 
 
-def _open(path: Path) -> tuple[MessageReader, Iterator[can.Message]]:
-    os.close(open_file(path))  # says what is wrong with a path
+def _begin(path: Path, open_reader: Callable[[Path], MessageReader]) -> tuple[MessageReader, Iterator[can.Message]]:
     reader: MessageReader | None = None
     try:
-        # Else the times of an .asc begin with 0.
-        reader = can.LogReader(path, relative_timestamp=False)
+        reader = open_reader(path)
         frames = iter(reader)
         return reader, chain([next(frames)], frames)
     except Exception as error:  # as above
@@ -94,5 +115,5 @@ def _open(path: Path) -> tuple[MessageReader, Iterator[can.Message]]:
     if reader is not None:
         reader.stop()
     if isinstance(cause, StopIteration):
-        raise UsageError(f"source {path}: has no CAN frame")
-    raise UsageError(f"source {path}: is no CAN log that can be read: {brief(cause)}") from cause
+        raise UsageError(f"{path}: has no CAN frame")
+    raise UsageError(f"{path}: is no CAN log that can be read: {brief(cause)}") from cause
