@@ -10,6 +10,7 @@ from axlebox.runtime.version import VERSION
 _TRAINING = "axlebox.export.training_commands"
 _KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
+_COMPARE = "axlebox.export.compare_commands"
 _STICK = "axlebox.export.stick_commands"
 
 
@@ -20,6 +21,8 @@ _STICK = "axlebox.export.stick_commands"
         "simulate": (f"{_TRAINING}:simulate", "Make readings of vehicles with sibling bearings, with faults."),
         "ingest": (f"{_TRAINING}:ingest", "Check files of readings and keep copies for training."),
         "train": (f"{_TRAINING}:train", "The Kedro run: fit, evaluate, record, report."),
+        "compare": (f"{_COMPARE}:compare", "Two runs on the same readings and the same injected faults."),
+        "refresh": (f"{_COMPARE}:refresh", "New readings in, a challenger trained, a proposal written; for cron."),
         "keys": (f"{_KEYS}:keys", "Make, list, rotate and revoke the keys that sign releases."),
         "export": (f"{_BUNDLES}:export", "Prove the model equal and pack a signed bundle."),
         "approve": (f"{_KEYS}:approve", "Add one more signature to a bundle."),

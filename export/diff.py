@@ -62,13 +62,13 @@ class Differences:
 def diff(before: Proposal, after: Proposal, readings: Path | None = None) -> Differences:
     """Everything that differs. Raises Malformed where `readings` holds no reading."""
     return Differences(
-        settings=_changes(_settings(before), _settings(after)),
-        data=_changes(*({one.name: one.sha256 for one in two.manifest.lineage.data} for two in (before, after))),
-        components=_changes(_components(before), _components(after)),
-        members=_changes(
+        settings=changes(_settings(before), _settings(after)),
+        data=changes(*({one.name: one.sha256 for one in two.manifest.lineage.data} for two in (before, after))),
+        components=changes(_components(before), _components(after)),
+        members=changes(
             *({name: f"{len(data)} bytes" for name, data in two.members.items()} for two in (before, after))
         ),
-        signers=_changes({"targets": _signers(before)}, {"targets": _signers(after)}),
+        signers=changes({"targets": _signers(before)}, {"targets": _signers(after)}),
         flags=None if readings is None else _flag_changes(before, after, readings),
     )
 
@@ -92,7 +92,8 @@ def describe(before: Proposal, after: Proposal, found: Differences) -> list[str]
     return lines
 
 
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Change, ...]:
+    """What differs between two mappings, in the order of its names."""
     names = sorted({*before, *after})
     return tuple(
         Change(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
@@ -103,16 +104,17 @@ def _settings(proposal: Proposal) -> dict[str, str]:
     """Every field of the manifest by its dotted name, but for data, proof and what changes every time."""
     plain = msgspec.to_builtins(proposal.manifest)
     del plain["parity"], plain["lineage"]["data"]
-    return {name: value for name, value in _flat("", plain) if name not in _CHANGES_EVERY_TIME}
+    return {name: value for name, value in flat("", plain) if name not in _CHANGES_EVERY_TIME}
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Plain data as dotted names with their values in JSON."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _flat(f"{prefix}.{name}" if prefix else name, inner)
+            yield from flat(f"{prefix}.{name}" if prefix else name, inner)
     elif isinstance(value, list | tuple) and any(isinstance(one, dict) for one in value):
         for number, inner in enumerate(value):
-            yield from _flat(f"{prefix}.{number}", inner)
+            yield from flat(f"{prefix}.{number}", inner)
     else:
         yield prefix, msgspec.json.encode(value).decode()
 

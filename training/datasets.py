@@ -135,7 +135,7 @@ class ContractDataset(_OneFile):
 
 
 class TemperatureDatabase(AbstractDataset[Any, Checked]):
-    """The ingested readings that data/01_raw/current.json names; read only."""
+    """The ingested readings that data/01_raw/current.json, or another file like it, names; read only."""
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
@@ -143,7 +143,7 @@ class TemperatureDatabase(AbstractDataset[Any, Checked]):
 
     def load(self) -> Checked:
         workspace = find_workspace(self._path.parent)
-        return load_current(workspace, load_contract(workspace.contract_path))
+        return load_current(workspace, load_contract(workspace.contract_path), self._path)
 
     def save(self, data: Any) -> None:
         raise UsageError("readings come in by `axlebox ingest`")
@@ -158,9 +158,10 @@ class TemperatureDatabase(AbstractDataset[Any, Checked]):
 class RunDataset(AbstractDataset[Trained, Run]):
     """runs/RUN: saving a training's outcome writes a run; loading opens it, or else the latest one."""
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, filepath: str, make_latest: bool = True, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
         self._saved: str | None = None
+        self._make_latest = make_latest
         self.metadata = metadata
 
     def load(self) -> Run:
@@ -168,7 +169,7 @@ class RunDataset(AbstractDataset[Trained, Run]):
 
     def save(self, data: Trained) -> None:
         self._path.mkdir(exist_ok=True)
-        self._saved = write_run(self._path, data)
+        self._saved = write_run(self._path, data, self._make_latest)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from axlebox.runtime.readings import REPLACED, BadLine, LineReader, Reading, Rep
 from axlebox.runtime.statuses import INVALID, OK
 from axlebox.training.workspace import Workspace
 
+CURRENT = "current.json"
 _MAX_CURRENT_BYTES = 1024 * 1024
 
 
@@ -144,17 +146,27 @@ def ingest(workspace: Workspace, contract: Contract, paths: Sequence[Path]) -> l
     Raises Malformed, and changes nothing, where a file holds no reading at all.
     """
     with workspace.locked():
-        return _ingest_locked(workspace, contract, paths)
+        current, found = take_in(workspace, contract, paths, Current(()))
+        write_current(workspace, current)
+    return found
 
 
-def _ingest_locked(
-    workspace: Workspace, contract: Contract, paths: Sequence[Path]
-) -> list[tuple[FileFacts, list[Invalid]]]:
+def take_in(
+    workspace: Workspace, contract: Contract, paths: Sequence[Path], base: Current
+) -> tuple[Current, list[tuple[FileFacts, list[Invalid]]]]:
+    """Check files as what comes after `base`, and keep copies of them; the caller holds the workspace's lock.
+
+    Returns base with these files, those that it has already left out, and what was found in each.
+    current.json stays as it is. Raises Malformed where a file holds no reading that is new.
+    """
     for leaving in workspace.raw.glob("*.part"):
         leaving.unlink()
     found: list[tuple[FileFacts, list[Invalid]]] = []
-    stored = []
+    stored = list(base.files)
     gate = Gate(contract)
+    paths = [path for path in paths if not _is_among(path, stored)]
+    for one in stored if paths else ():  # the gate must know what came before
+        check_items(LineReader(contract.only_sensor()).read(read_lines(_copy_of(workspace, one))), gate, one.name)
     for path in paths:
         incoming = _take_copy(workspace, path)
         reader = LineReader(contract.only_sensor())
@@ -163,17 +175,27 @@ def _ingest_locked(
         if not len(checked):
             why = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""
             incoming.unlink()
-            order = ". DO: give the files oldest first" if found else ""
+            order = ". DO: give the files oldest first" if stored else ""
             raise Malformed(f"{path}: no reading found in {len(invalid)} lines{why}{order}")
         stored.append(_keep(workspace, path, incoming))
         found.append((_facts(path.name, reader, checked.items, invalid), invalid))
-    disk.replace_durable(workspace.raw / "current.json", encode(Current(tuple(stored))))
-    return found
+    return Current(tuple(stored)), found
 
 
-def load_current(workspace: Workspace, contract: Contract) -> Checked:
-    """All readings that `current.json` names, each file compared with its sha256."""
-    path = workspace.raw / "current.json"
+def read_current(workspace: Workspace) -> Current:
+    """What training reads; no files where nothing was ingested yet."""
+    path = workspace.raw / CURRENT
+    return decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)) if path.exists() else Current(())
+
+
+def write_current(workspace: Workspace, current: Current) -> None:
+    """Make these files what training reads; the caller holds the workspace's lock."""
+    disk.replace_durable(workspace.raw / CURRENT, encode(current))
+
+
+def load_current(workspace: Workspace, contract: Contract, path: Path | None = None) -> Checked:
+    """All readings that `current.json`, or another file like it, names; each compared with its sha256."""
+    path = workspace.raw / CURRENT if path is None else path
     if not path.exists():
         raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
     gate = Gate(contract)
@@ -182,9 +204,7 @@ def load_current(workspace: Workspace, contract: Contract) -> Checked:
     invalid: list[Invalid] = []
     files = []
     for stored in decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files:
-        copy = workspace.raw / stored.stored
-        if not copy.is_file() or _sha256(copy) != stored.sha256:
-            raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
+        copy = _copy_of(workspace, stored)
         checked = check_items(LineReader(contract.only_sensor()).read(read_lines(copy)), gate, stored.name)
         stream += checked.stream
         statuses += checked.statuses
@@ -194,7 +214,24 @@ def load_current(workspace: Workspace, contract: Contract) -> Checked:
     return Checked(stream, statuses, invalid, tuple(files))
 
 
-def _sha256(path: Path) -> str:
+def first_time(path: Path, contract: Contract) -> float:
+    """POSIX seconds of a file's first reading; infinite where none is found."""
+    items = LineReader(contract.only_sensor()).read(read_lines(path))
+    return next((one.time for one in items if isinstance(one, Reading)), math.inf)
+
+
+def _copy_of(workspace: Workspace, stored: StoredFile) -> Path:
+    copy = workspace.raw / stored.stored
+    if not copy.is_file() or sha256_of(copy) != stored.sha256:
+        raise Malformed(f"{copy} is missing or was changed. DO: axlebox ingest {stored.name} again")
+    return copy
+
+
+def _is_among(path: Path, stored: Sequence[StoredFile]) -> bool:
+    return path.is_file() and sha256_of(path) in {one.sha256 for one in stored}
+
+
+def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -215,7 +252,7 @@ def _take_copy(workspace: Workspace, path: Path) -> Path:
 
 def _keep(workspace: Workspace, path: Path, incoming: Path) -> StoredFile:
     """Give the copy of a file its final name, which is made of its content."""
-    digest = _sha256(incoming)
+    digest = sha256_of(incoming)
     suffix = path.suffix.lower() if path.suffix.isascii() else ""
     stored = StoredFile(path.name, digest, digest + suffix)
     with disk.explained():

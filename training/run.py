@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,18 +38,25 @@ def parse_params(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
-    """Run all pipelines in a workspace and return the run that they recorded."""
+def train(workspace: Workspace, params: Mapping[str, Any], current: Path | None = None) -> Run:
+    """Run all pipelines in a workspace and return the run that they recorded.
+
+    With `current`, a file like current.json, it is trained on the readings that this one names, and
+    neither current.json nor the latest run is another one afterwards.
+    """
     with _quiet_kedro():
         load_parameters(workspace)  # a mistake in them is told in one line, before Kedro meets it
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
 
-        from axlebox.training.hooks import OneLineError
+        from axlebox.training.hooks import OneLineError, reading_from
 
         bootstrap_project(workspace.root)
         try:
-            with KedroSession.create(project_path=workspace.root, runtime_params=dict(params)) as session:
+            with (
+                reading_from(current),
+                KedroSession.create(project_path=workspace.root, runtime_params=dict(params)) as session,
+            ):
                 outcome = session.run()
         except OneLineError as error:
             raise error.__cause__ or error from None

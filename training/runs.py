@@ -101,8 +101,8 @@ def make_lineage(trained: Trained, workspace: Path) -> Lineage:
     return Lineage(run=run, data=data, parameters=parameters, code=code, versions=versions)
 
 
-def write_run(runs: Path, trained: Trained) -> str:
-    """Write runs/RUN in one piece and make it the latest; returns RUN.
+def write_run(runs: Path, trained: Trained, make_latest: bool = True) -> str:
+    """Write runs/RUN in one piece and make it the latest, unless it is nobody's training; returns RUN.
 
     A run that is there already and whole is left as it is, since equal inputs made it.
     """
@@ -134,7 +134,8 @@ def write_run(runs: Path, trained: Trained) -> str:
                 _sync_file(path)
             disk.sync_folder(part)
             disk.rename_durable(part, folder)
-    disk.replace_durable(runs / LATEST, f"{lineage.run}\n".encode())
+    if make_latest:
+        disk.replace_durable(runs / LATEST, f"{lineage.run}\n".encode())
     return lineage.run
 
 

@@ -96,10 +96,11 @@ def winners(trials: Mapping[str, Any] | None) -> list[str]:
 def _answer(one: Mapping[str, Any], trials: int) -> str:
     if not one["raised"]:
         return f"0 of {trials}"
-    return f"{one['raised']} of {trials}, after {_span(one['delay_s'])}, raised {one['share']:.0%}"
+    return f"{one['raised']} of {trials}, after {span(one['delay_s'])}, raised {one['share']:.0%}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """A length of time in its largest unit, for people."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
