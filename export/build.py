@@ -18,7 +18,6 @@ from axlebox.export.releases import ReleaseLine, append_release, next_version
 from axlebox.export.roots import expiry, read_root, root_chain
 from axlebox.export.signing import ReleaseTime, Signers, build_bundle, release_time
 from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import GateFailed
 from axlebox.firmware_bundle.manifest import (
     FORMAT,
     Lineage,
@@ -29,21 +28,10 @@ from axlebox.firmware_bundle.manifest import (
 from axlebox.firmware_bundle.trust import GOLDEN, MANIFEST, Proposal, examine
 from axlebox.runtime.contract import check_contract
 from axlebox.runtime.version import VERSION
-from axlebox.training.evaluation import target_problems
 from axlebox.training.parameters import BundleParameters
 from axlebox.training.progress import on_terminal
 from axlebox.training.runs import Run, write_report
 from axlebox.training.workspace import Workspace
-
-
-def require_target(run: Run) -> None:
-    """Raise GateFailed where the training did not reach its target of false alarms."""
-    problems = target_problems(run.record().evaluation)
-    if problems:
-        raise GateFailed(
-            f"{'; '.join(problems)}; nothing was exported. DO: train on more readings or with another target, or look "
-            "at those events in the report and export --accept-missed-target"
-        )
 
 
 @dataclass(frozen=True, slots=True)

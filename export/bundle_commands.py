@@ -18,17 +18,27 @@ from axlebox.runtime.commandline import json_option, printable, show
 @click.argument("run", required=False)
 @key_option
 @click.option("--accept-missed-target", is_flag=True, help="Export though training missed its target of false alarms.")
+@click.option(
+    "--accept-gate",
+    "accepted",
+    multiple=True,
+    metavar="NAME",
+    help="Export though this gate was not passed; repeatable.",
+)
 @json_option
-def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool, as_json: bool) -> None:
+def export(
+    run: str | None, places: tuple[str, ...], accept_missed_target: bool, accepted: tuple[str, ...], as_json: bool
+) -> None:
     """Convert RUN (by default the latest) to ONNX, prove it equal, and pack a signed bundle in dist/.
 
     Signed with the keys in keys/ and those given with --key; `axlebox approve` adds what is
-    missing. Exit 50, and no bundle, where one flag differs from scikit-learn's, or where the
-    training says that it did not reach its target of false alarms.
+    missing. Exit 50, and no bundle, where one flag differs from scikit-learn's, or where RUN does
+    not pass a gate: its target of false alarms, the gates of parameters.yml, the champion.
     """
-    from axlebox.export.build import export_run, require_target
+    from axlebox.export.build import export_run
     from axlebox.export.signing import load_signers
     from axlebox.training import tracking
+    from axlebox.training.gates import TARGET, judge_before_export, parity_gate, write_gates
     from axlebox.training.run import load_parameters
     from axlebox.training.runs import open_run
     from axlebox.training.workspace import find_workspace
@@ -36,14 +46,15 @@ def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool,
     workspace = find_workspace(Path.cwd())
     parameters = load_parameters(workspace)
     found = open_run(workspace.runs, run)
-    if not accept_missed_target:
-        require_target(found)
+    accepted = (*accepted, TARGET) if accept_missed_target else accepted
+    gates = judge_before_export(workspace, found, parameters.gates, accepted)
     signers = load_signers(workspace, places, ask_secret)
     with workspace.locked():
         tracking.check_index(workspace, parameters)  # before a version is taken
     done = export_run(
         workspace, found, parameters.bundle, signers, say=lambda line: None if as_json else click.echo(line)
     )
+    write_gates(found, [parity_gate(found), *gates])
     size = done.path.stat().st_size
     missing = done.bundle.signatures_missing
     lines = [f"bundle {done.path} ({size} bytes), digest {done.bundle.digest[:16]}", f"  report {done.report}"]
@@ -58,6 +69,7 @@ def export(run: str | None, places: tuple[str, ...], accept_missed_target: bool,
             "report": str(done.report),
             "bytes": size,
             "signatures_missing": missing,
+            "gates": [msgspec.to_builtins(one) for one in gates],
         },
         as_json,
         *lines,

@@ -12,6 +12,7 @@ _KEYS = "axlebox.export.key_commands"
 _BUNDLES = "axlebox.export.bundle_commands"
 _LINEAGE = "axlebox.export.lineage_commands"
 _RUNS = "axlebox.export.run_commands"
+_COMPARE = "axlebox.export.compare_commands"
 _STICK = "axlebox.export.stick_commands"
 
 
@@ -23,6 +24,8 @@ _STICK = "axlebox.export.stick_commands"
         "ingest": (f"{_TRAINING}:ingest", "Check files of readings and keep copies for training."),
         "train": (f"{_TRAINING}:train", "The Kedro run: fit, evaluate, record, report."),
         "runs": (f"{_RUNS}:runs", "The runs, the champion, MLflow's index; runs from one machine to another."),
+        "compare": (f"{_COMPARE}:compare", "Two runs on the same readings and the same injected faults."),
+        "refresh": (f"{_COMPARE}:refresh", "New readings in, a challenger trained, a proposal written; for cron."),
         "keys": (f"{_KEYS}:keys", "Make, list, rotate and revoke the keys that sign releases."),
         "export": (f"{_BUNDLES}:export", "Prove the model equal and pack a signed bundle."),
         "approve": (f"{_KEYS}:approve", "Add one more signature to a bundle."),

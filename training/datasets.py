@@ -137,7 +137,7 @@ class ContractDataset(_OneFile):
 
 
 class TemperatureDatabase(AbstractDataset[Any, Checked]):
-    """The ingested readings that data/01_raw/current.json names; read only.
+    """The ingested readings that data/01_raw/current.json, or a file like it, names; read only.
 
     `formats` describes files to `axlebox ingest` (docs/readers.md). They are read again by the description that they
     were ingested by, which current.json keeps; one that has changed since is refused.
@@ -152,8 +152,8 @@ class TemperatureDatabase(AbstractDataset[Any, Checked]):
 
     def load(self) -> Checked:
         workspace = find_workspace(self._path.parent)
-        check_descriptions(read_current(workspace), self._formats, workspace.root)
-        return load_current(workspace, load_contract(workspace.contract_path), on_terminal())
+        check_descriptions(read_current(workspace, self._path), self._formats, workspace.root)
+        return load_current(workspace, load_contract(workspace.contract_path), on_terminal(), self._path)
 
     def save(self, data: Any) -> None:
         raise UsageError("readings come in by `axlebox ingest`")
@@ -168,9 +168,10 @@ class TemperatureDatabase(AbstractDataset[Any, Checked]):
 class RunDataset(AbstractDataset[Trained, Run]):
     """runs/RUN: saving a training's outcome writes a run; loading opens it, or else the latest one."""
 
-    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, filepath: str, make_latest: bool = True, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
         self._saved: str | None = None
+        self._make_latest = make_latest
         self.metadata = metadata
 
     def load(self) -> Run:
@@ -178,7 +179,7 @@ class RunDataset(AbstractDataset[Trained, Run]):
 
     def save(self, data: Trained) -> None:
         self._path.mkdir(exist_ok=True)
-        self._saved = write_run(self._path, data)
+        self._saved = write_run(self._path, data, self._make_latest)
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}

@@ -48,6 +48,7 @@ def evaluate(
     flags, events = int(seen["flag"].sum()), int(seen["event"].sum())
     return {
         "train_readings": len(used(train)),
+        "train_until": float(train["time"].max()),
         "test_readings": len(seen),
         "sensors": int(seen["sensor"].nunique()),
         "exposure_sensor_days": exposure,
@@ -82,15 +83,26 @@ def exposure_days(seen: pd.DataFrame) -> float:
     return float((times.max() - times.min()).sum()) / 86400
 
 
+def near_and_far(seen: pd.DataFrame, chosen: Mapping[str, Any]) -> tuple[int, int]:
+    """Anomaly events near the threshold, which may be false, and far beyond it, which look like faults.
+
+    `chosen` are the facts of the detector's thresholds. One without tails has no far ones.
+    """
+    raised = seen[seen["event_id"].notna()]
+    if "mean_excess" not in chosen:
+        return int(raised["event_id"].nunique()), 0
+    highest = raised.groupby("event_id")["tail_sum"].max()
+    near = int((highest <= float(chosen["extreme_at"]) + _NEAR * float(chosen["mean_excess"])).sum())
+    return near, len(highest) - near
+
+
 def _check(seen: pd.DataFrame, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The target against held-out time.
 
     An event whose tails go far beyond the threshold is what a fault looks like, and one in twenty false
     alarms: it is counted apart, for a person to look at. The others are taken to be false.
     """
-    extreme_at = float(chosen["extreme_at"])
-    highest = seen[seen["event_id"].notna()].groupby("event_id")["tail_sum"].max()
-    near = int((highest <= extreme_at + _NEAR * float(chosen["mean_excess"])).sum())
+    near, far = near_and_far(seen, chosen)
     days = exposure_days(seen)
     target = chosen["target_per_sensor_day"]
     problem = None
@@ -108,7 +120,7 @@ def _check(seen: pd.DataFrame, chosen: Mapping[str, Any]) -> dict[str, Any]:
             )
     return {
         **chosen,
-        "far_events": len(highest) - near,
+        "far_events": far,
         "near_events": near,
         "exposure_sensor_days": days,
         "bound_per_sensor_day": upper_bound(near, days),

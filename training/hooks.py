@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,18 @@ from axlebox.training import tracking
 from axlebox.training.parameters import check
 from axlebox.training.pipelines import record
 from axlebox.training.workspace import find_workspace
+
+_READ_FROM: ContextVar[Path | None] = ContextVar("_READ_FROM", default=None)
+
+
+@contextlib.contextmanager
+def reading_from(current: Path | None) -> Iterator[None]:
+    """Within it a Kedro run reads what this file names in current.json's place, and its run is not the latest."""
+    token = _READ_FROM.set(current)
+    try:
+        yield
+    finally:
+        _READ_FROM.reset(token)
 
 
 class OneLineError(click.ClickException):
@@ -47,6 +61,15 @@ class WorkspaceHooks:
 
     def __init__(self) -> None:
         self._held = contextlib.ExitStack()
+
+    @hook_impl
+    def after_catalog_created(self, catalog: Any) -> None:
+        current = _READ_FROM.get()
+        if current is not None:
+            from axlebox.training.datasets import RunDataset, TemperatureDatabase
+
+            catalog["temperature_database"] = TemperatureDatabase(str(current))
+            catalog["run"] = RunDataset(str(find_workspace(current.parent).runs), make_latest=False)
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:

@@ -56,12 +56,23 @@ def _suffixes(name: str) -> list[str]:
     return found[-2:] if found[-1:] == [".gz"] else found[-1:]
 
 
-def read_current(workspace: Workspace) -> tuple[StoredFile, ...]:
-    """Raises UsageError where nothing was ingested yet."""
-    path = workspace.raw / CURRENT
+def read_current(workspace: Workspace, path: Path | None = None) -> tuple[StoredFile, ...]:
+    """What current.json, or another file like it, names. Raises UsageError where nothing was ingested yet."""
+    path = workspace.raw / CURRENT if path is None else path
     if not path.exists():
         raise UsageError("nothing was ingested yet. DO: axlebox ingest FILE")
     return decode(disk.read_bounded(path, _MAX_CURRENT_BYTES), Current, str(path)).files
+
+
+def ingested_files(workspace: Workspace) -> tuple[StoredFile, ...]:
+    """What training reads; none where nothing was ingested yet."""
+    return read_current(workspace) if (workspace.raw / CURRENT).exists() else ()
+
+
+def write_current(workspace: Workspace, files: tuple[StoredFile, ...]) -> None:
+    """Make these files, which are kept, what training reads; the caller holds the workspace's lock."""
+    with disk.explained():
+        disk.replace_durable(workspace.raw / CURRENT, encode(Current(files)))
 
 
 def sha256_of(path: Path) -> str:
@@ -147,13 +158,12 @@ class Incoming:
         self._kept[taken.path] = self._raw / stored.stored
         return stored
 
-    def finish(self, files: tuple[StoredFile, ...]) -> None:
-        """Give the copies their names, and make `files` what training reads: all of that, or nothing that counts."""
+    def finish(self) -> None:
+        """Give the copies their names. Until current.json names them too, they count for nothing."""
         with disk.explained():
             for copy, final in self._kept.items():
                 os.replace(copy, final)
             disk.sync_folder(self._raw)
-            disk.replace_durable(self._raw / CURRENT, encode(Current(files)))
 
 
 def _copy(path: Path, copy: Path) -> str:

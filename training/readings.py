@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,18 +12,20 @@ from typing import Any
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import Contract, DataFile, FileFormat
 from axlebox.runtime.gate import Gate
+from axlebox.runtime.readings import Reading
 from axlebox.runtime.statuses import OK
 from axlebox.training.checked import Checked, Columns, Invalid, Judge, check_items, held_back, with_eras
 from axlebox.training.conf import load_settings
 from axlebox.training.facts import FileFacts, KindTally, Tally, suggest
 from axlebox.training.raw_data import (
-    CURRENT,
     Current,
     Incoming,
     StoredFile,
     Taken,
+    ingested_files,
     open_stored,
     read_current,
+    write_current,
 )
 from axlebox.training.readers.base import Batch, Job
 from axlebox.training.readers.find import DESCRIBE, Found, find_reader
@@ -89,9 +92,39 @@ def ingest(
     `format` is the name of a description in the catalog, or of a reader. Raises Malformed, and changes nothing,
     where a file holds no reading at all.
     """
-    with workspace.locked(), Incoming(workspace) as incoming:
-        there = read_current(workspace) if add and (workspace.raw / CURRENT).exists() else ()
-        return _Ingest(workspace, contract, incoming, there, progress).run(paths, format)
+    with workspace.locked():
+        there = ingested_files(workspace) if add else ()
+        files, found = take_in(workspace, contract, paths, there, format_=format, progress=progress)
+        if found.files:
+            write_current(workspace, files)
+    return found
+
+
+def take_in(
+    workspace: Workspace,
+    contract: Contract,
+    paths: Sequence[Path],
+    there: tuple[StoredFile, ...],
+    *,
+    format_: str | None = None,
+    progress: Progress = silent,
+) -> tuple[tuple[StoredFile, ...], Ingested]:
+    """Check files as what comes behind `there`, and keep copies of them; the caller holds the workspace's lock.
+
+    Returns `there` with the new files behind, and what was found in them. current.json stays as it is.
+    """
+    with Incoming(workspace) as incoming:
+        work = _Ingest(workspace, contract, incoming, there, progress)
+        found = work.run(paths, format_)
+    return work.files, found
+
+
+def first_time(workspace: Workspace, contract: Contract, path: Path) -> float:
+    """POSIX seconds of a file's first reading; infinite where it has none. Raises Malformed."""
+    reader = find_reader(path, load_formats(workspace), None, path.name)
+    job = Job(path, path.name, contract.only_sensor())
+    items = (item for batch in reader.with_files(reader.files(workspace.root)).read(job) for item in batch)
+    return next((one.time for one in items if isinstance(one, Reading)), math.inf)
 
 
 class _Ingest:
@@ -127,8 +160,13 @@ class _Ingest:
             found.append(self._read(path, taken, reader.with_files(needed)))
             self._files.append(self._incoming.keep(taken, read_as, reader.described))
         if found:
-            self._incoming.finish(tuple(self._files))
+            self._incoming.finish()
         return Ingested(tuple(found), tuple(left_out), suggest(self._kinds, self._contract))
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Those that were there, and the new ones behind them."""
+        return tuple(self._files)
 
     def _is_there(self, taken: Taken, read_as: FileFormat | None) -> bool:
         same = next((one for one in self._files if one.sha256 == taken.sha256), None)
@@ -171,9 +209,11 @@ def _batches(reader: Found, job: Job, progress: Progress) -> Iterator[Batch]:
     progress(what, 1, 1)
 
 
-def load_current(workspace: Workspace, contract: Contract, progress: Progress = silent) -> Checked:
-    """All readings that `current.json` names, each file compared with its sha256."""
-    return load_files(workspace, contract, read_current(workspace), progress)
+def load_current(
+    workspace: Workspace, contract: Contract, progress: Progress = silent, path: Path | None = None
+) -> Checked:
+    """All readings that `current.json`, or another file like it, names; each file compared with its sha256."""
+    return load_files(workspace, contract, read_current(workspace, path), progress)
 
 
 def load_files(

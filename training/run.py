@@ -36,9 +36,11 @@ def parse_params(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
+def train(workspace: Workspace, params: Mapping[str, Any], current: Path | None = None) -> Run:
     """Run all pipelines in a workspace and return the run that they recorded.
 
+    With `current`, a file like current.json, it is trained on the readings that this one names, and
+    neither current.json nor the latest run is another one afterwards.
     Raises tracking.NotIndexed, which has the run, where it is recorded and MLflow's index is not up to date.
     """
     with quiet_kedro():
@@ -46,11 +48,14 @@ def train(workspace: Workspace, params: Mapping[str, Any]) -> Run:
         from kedro.framework.session import KedroSession
         from kedro.framework.startup import bootstrap_project
 
-        from axlebox.training.hooks import OneLineError
+        from axlebox.training.hooks import OneLineError, reading_from
 
         bootstrap_project(workspace.root)
         try:
-            with KedroSession.create(project_path=workspace.root, runtime_params=dict(params)) as session:
+            with (
+                reading_from(current),
+                KedroSession.create(project_path=workspace.root, runtime_params=dict(params)) as session,
+            ):
                 outcome = session.run()
         except OneLineError as error:
             raise error.__cause__ or error from None

@@ -114,8 +114,8 @@ def run_id(lineage: Lineage, detector: Mapping[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()[:_ID_DIGITS]
 
 
-def write_run(runs: Path, trained: Trained) -> str:
-    """Write runs/RUN in one piece and make it the latest; returns RUN.
+def write_run(runs: Path, trained: Trained, make_latest: bool = True) -> str:
+    """Write runs/RUN in one piece and make it the latest, unless it is nobody's training; returns RUN.
 
     A run that is there already and whole is left as it is, since equal inputs made it.
     """
@@ -148,7 +148,8 @@ def write_run(runs: Path, trained: Trained) -> str:
                 _sync_file(path)
             disk.sync_folder(part)
             disk.rename_durable(part, folder)
-    disk.replace_durable(runs / LATEST, f"{lineage.run}\n".encode())
+    if make_latest:
+        disk.replace_durable(runs / LATEST, f"{lineage.run}\n".encode())
     return lineage.run
 
 

@@ -150,6 +150,13 @@ def _make_trial(
     return Trial(fault, sensor, onset, near.reset_index(drop=True), window, faulty)
 
 
+def answer_of(trial: Trial, scored: pd.DataFrame) -> Answer:
+    """What the detector that scored a trial's readings made of it; `trial.healthy` must be its own predictions."""
+    own = (scored["sensor"] == trial.sensor).to_numpy()
+    raised = [frame["event_id"].notna().to_numpy()[own] for frame in (scored, trial.healthy)]
+    return _answer(raised[0], raised[1], scored["time"].to_numpy()[own], trial)
+
+
 def _answers(trial: Trial, scored: pd.DataFrame, fitted: Mapping[str, Baseline], extreme_at: float) -> dict[str, Any]:
     """Of the detector, of its tails without the forest, and of each baseline; and whether the gate saw the sensor."""
     own = (scored["sensor"] == trial.sensor).to_numpy()

@@ -40,6 +40,14 @@ class Workspace:
         return self.root / "data" / "01_raw"
 
     @property
+    def inbox(self) -> Path:
+        return self.root / "data" / "00_inbox"
+
+    @property
+    def proposals(self) -> Path:
+        return self.root / "proposals"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 
