@@ -63,7 +63,7 @@ class Clock:
 
     def _watched(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def watched(name: str, *words: Any, **more: Any) -> Any:
-            if self._open and self._open[-1].startswith("import ") or name in sys.modules:
+            if (self._open and self._open[-1].startswith("import ")) or name in sys.modules:
                 return original(name, *words, **more)
             with self.measure(f"import {name.partition('.')[0]}"):
                 return original(name, *words, **more)
@@ -75,10 +75,11 @@ def inside(folder: Path) -> None:
     """Train in a workspace; prints the seconds as JSON. The report and our copies of data count as steps of ours."""
     clock = Clock()
     clock.watch_imports()
+    from kedro.framework.hooks import hook_impl
+
     from axlebox.training import runs, settings
     from axlebox.training.run import train
     from axlebox.training.workspace import find_workspace
-    from kedro.framework.hooks import hook_impl
 
     class Watch:
         """Kedro's own hooks around each step."""
