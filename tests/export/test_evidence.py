@@ -189,7 +189,7 @@ def test_the_statement_says_from_what_a_release_was_made(signed: dict[str, bytes
     assert dependencies[data.name]["digest"] == {"sha256": data.sha256}
     assert dependencies["axlebox"]["digest"] == {"sha256": record.lineage.code.source_sha256}
     for name, version in record.lineage.versions.items():
-        assert dependencies[name]["uri"] == f"pkg:pypi/{name}@{version}"
+        assert dependencies[name]["uri"] == f"pkg:{'generic' if name == 'python' else 'pypi'}/{name}@{version}"
 
 
 @pytest.mark.parametrize(
