@@ -29,6 +29,7 @@ from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import GateFailed, UsageError, naming
 from axlebox.firmware_bundle.manifest import Lineage, Manifest, decode_manifest, encode
 from axlebox.firmware_bundle.trust import MANIFEST, Proposal
+from axlebox.training import tracking
 from axlebox.training.parameters import BundleParameters
 from axlebox.training.provenance import git_commit
 from axlebox.training.readings import Current
@@ -155,7 +156,7 @@ def _take_own_package(workspace: Workspace, scratch: Workspace) -> None:
 
 def _train(scratch: Workspace) -> Run:
     """The same Kedro run as `axlebox train`. Plugins of Kedro and nodes of users write into the current folder."""
-    with contextlib.chdir(scratch.root):
+    with contextlib.chdir(scratch.root), tracking.paused():
         return train(scratch, {})
 
 
