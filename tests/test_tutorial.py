@@ -118,22 +118,26 @@ class Shell:
         if word == "cd":
             self.folder /= rest
         elif word == "export":
-            name, _, value = rest.partition("=")
-            self.environment[name] = value.replace("$PWD", str(self.folder))
+            name = rest.partition("=")[0]
+            told = self._bash(f'{step.command} && printf %s "${name}"')
+            self.environment[name] = told.stdout
         elif step.command.endswith(UNTIL_STOPPED):
             self._serve(step.command.removesuffix(UNTIL_STOPPED))
         else:
-            done = subprocess.run(
-                [*self._prefix, "bash", "-c", step.command],
-                cwd=self.folder,
-                env=self.environment,
-                text=True,
-                check=False,
-                capture_output=True,
-            )
+            done = self._bash(step.command)
             printed = done.stdout + done.stderr
             assert done.returncode == 0, f"{step.command}: {done.returncode}\n{printed}"
             assert matches(step.printed, printed), f"{step.command} printed\n{printed}"
+
+    def _bash(self, command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self._prefix, "bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            check=False,
+            capture_output=True,
+        )
 
     def _serve(self, command: str) -> None:
         """Start what ends with Ctrl-C only, wait until its page is there, and end it with all its children."""
