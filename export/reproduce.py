@@ -99,16 +99,21 @@ def reproduce(workspace: Workspace, bundle: Proposal, say: Say) -> Reproduced:
         with naming(f"making {bundle.label} again"):
             run = _train(scratch)
             proved = prove_run(run, say)
-            record = run.record()
-            files = release_files(
-                run, proved, _at_recorded_commit(record.lineage, recorded), _aim(recorded), recorded.version
-            )
-    names = sorted({*bundle.members, *files})
+            lineage = _at_recorded_commit(run.record().lineage, recorded)
+            files = release_files(run, proved, lineage, _aim(recorded), recorded.version)
+    return compare(workspace, bundle, files)
+
+
+def compare(workspace: Workspace, bundle: Proposal, files: Mapping[str, bytes]) -> Reproduced:
+    """The members of a bundle beside those that were made again."""
+    recorded, made = bundle.manifest, decode_manifest(files[MANIFEST])
     return Reproduced(
         label=bundle.label,
-        run=record.lineage.run,
-        members=tuple(Member(name, bundle.members.get(name), files.get(name)) for name in names),
-        inputs=changed(_inputs(recorded), _inputs(decode_manifest(files[MANIFEST]))),
+        run=made.lineage.run,
+        members=tuple(
+            Member(name, bundle.members.get(name), files.get(name)) for name in sorted({*bundle.members, *files})
+        ),
+        inputs=changed(_inputs(recorded), _inputs(made)),
         notes=tuple(_notes(workspace, recorded)),
     )
 

@@ -136,6 +136,8 @@ def test_two_releases_that_can_be_meant_are_both_named(fleet: Workspace) -> None
     with pytest.raises(UsageError, match=rf"of 2 releases begin with .*fleet 1 {first.digest[:16]}, fleet 2 "):
         trace(fleet, f"{first.digest[:8]}-left-1700000000", None)
     assert trace(fleet, first.digest, None).record["releases"][0]["version"] == 1
+    found = trace(fleet, twin.digest, None)
+    assert found.record["releases"][0]["bundle"] is None and "fleet 2" in text(found)
 
 
 def test_a_copy_with_other_bytes_ends_with_12_and_all_else_is_told(axlebox: Any, copied: Path) -> None:
