@@ -24,7 +24,7 @@ FORMAT = 1
 """How a workspace is laid out; a larger number is a newer layout."""
 _MARK = "[tool.axlebox]"
 _DOT = "dot-"
-"""Template files whose names begin with a dot are stored under another name: build tools drop them."""
+"""Template files and folders whose names begin with a dot are stored under another name: build tools drop them."""
 _IN = ".in"
 """And those that are no Python before their placeholders are filled in."""
 _PACKAGE = "PACKAGE"
@@ -179,9 +179,10 @@ def init_workspace(folder: Path, with_pipelines: bool = False) -> Workspace:
             with resources.as_file(resources.files(f"axlebox.training.{layer}")) as template:
                 unwanted = shutil.ignore_patterns("__pycache__", "__init__.py")
                 shutil.copytree(template, part, ignore=unwanted, dirs_exist_ok=True)
-        for path in sorted(part.rglob("*")):
+        for path in sorted(part.rglob("*"), reverse=True):  # what lies in a folder comes before the folder
             if path.is_file():
                 _fill_in(path, {"NAME": name, "PACKAGE": package, "KEDRO_VERSION": metadata.version("kedro")})
+            _rename(path)
         if with_pipelines:
             (part / "src" / _PACKAGE).rename(part / "src" / package)
         disk.rename_durable(part, folder)  # takes the place of an empty folder, of no other
@@ -207,5 +208,8 @@ def _fill_in(path: Path, words: dict[str, str]) -> None:
     for word, value in words.items():
         text = text.replace(f"@{word}@", value)
     path.write_text(text, encoding="utf-8")
+
+
+def _rename(path: Path) -> None:
     name = path.name.removesuffix(_IN)
     path.rename(path.with_name("." + name.removeprefix(_DOT) if name.startswith(_DOT) else name))

@@ -87,7 +87,7 @@ def test_settings_that_are_not_the_defaults_come_first(fleet: Workspace) -> None
     settings = lines[lines.index("settings") : lines.index("code  ")]
     ours, usual = " ".join(settings.split()).split("as by default:")
     assert "forest.n_estimators 20 (default 100)" in ours and "streaming.warmup 60 (default 300)" in ours
-    assert "forest.random_state 69" in usual and "warmup" not in usual
+    assert "forest.random_state 69" in usual and "streaming.warmup" not in usual
 
 
 @pytest.mark.parametrize(
