@@ -73,36 +73,41 @@ def with_lineage(**changes: Any) -> Callable[[Manifest], Manifest]:
     return lambda one: structs.replace(one, lineage=structs.replace(one.lineage, **changes))
 
 
-MACHINES: tuple[tuple[str, dict[str, str], str], ...] = (
-    ("a", {"PYTHONHASHSEED": "1", "TZ": "Pacific/Auckland", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}, "1"),
+MACHINES: tuple[tuple[str, dict[str, str], str, int], ...] = (
+    ("a", {"PYTHONHASHSEED": "1", "TZ": "Pacific/Auckland", "LC_ALL": "C", "OMP_NUM_THREADS": "1"}, "1", 1),
     (
         "further/away",
         {"PYTHONHASHSEED": "4242", "TZ": "America/New_York", "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "3"},
         "2",
+        -1,
     ),
 )
-"""Folder, environment and workers of each."""
+"""Folder, environment, workers, and the order of the contract of each."""
+KINDS = ["oil: {unit: C}", "bearing: {unit: C, period_s: 300}"]
+SENSORS = ["T01.axle1.left: {kind: oil, group: T01}", "T01.axle1.right: {kind: bearing, group: T01}"]
 
 
 def test_two_clean_machines_make_the_same_run_and_the_same_bytes(axlebox: Any, exported: Path, tmp_path: Path) -> None:
     made = []
-    for folder, environment, workers in MACHINES:
+    for folder, environment, workers, order in MACHINES:
         home = tmp_path / folder / "home"
         home.mkdir(parents=True)
         program = type(axlebox)(axlebox.command, {**axlebox.environment, **environment, "HOME": str(home)})
         fleet = tmp_path / folder / "fleet"
         program.ok("init", fleet)
         shutil.copyfile(exported / "conf/base/parameters.yml", fleet / "conf/base/parameters.yml")
+        contract = f"kinds: {{{', '.join(KINDS[::order])}}}\nsensors: {{{', '.join(SENSORS[::order])}}}\n"
+        (fleet / "conf/base/contract.yml").write_text(contract)
         program.ok("ingest", exported.parent / "readings.csv", cwd=fleet)
         program.ok("train", "--params", f"forest.n_estimators=20,forest.n_jobs={workers}", cwd=fleet)
         program.ok("keys", "init", "--single", cwd=fleet)
-        program.ok("export", cwd=fleet)
+        program.ok("export", "--accept-missed-target", cwd=fleet)
         members = unpack(bundle_of(fleet).read_bytes())
         signed = {name: data for name, data in members.items() if name not in SIGNATURES}
         made.append(((fleet / "runs/latest").read_text(), signed))
     (one, its), (other, others) = made
     assert one == other
-    assert its.keys() == others.keys() >= {"model.onnx", "manifest.json", "golden.json"}
+    assert its.keys() == others.keys() >= {"model-0.onnx", "model-1.onnx", "manifest.json", "golden.json"}
     assert [name for name in its if its[name] != others[name]] == []
 
 
