@@ -19,7 +19,7 @@ from axlebox.export import refresh as module
 from axlebox.export.refresh import Proposal, refresh
 from axlebox.firmware_bundle.errors import Malformed, PreflightFailed
 from axlebox.training.champion import promote
-from axlebox.training.readings import Current, read_current, write_current
+from axlebox.training.raw_data import read_current, write_current
 from axlebox.training.runs import Run, open_run
 from axlebox.training.workspace import Workspace
 
@@ -255,7 +255,7 @@ def test_a_champion_that_is_gone_costs_no_training_and_is_no_recommendation(
     assert made is not None and [one.name for one in made.stopping] == ["no_worse_than_champion"]
 
 
-@pytest.mark.parametrize("meanwhile", [lambda workspace: write_current(workspace, Current(()))])
+@pytest.mark.parametrize("meanwhile", [lambda workspace: write_current(workspace, ())])
 def test_readings_that_people_ingest_meanwhile_are_not_lost(
     fleet: Path, done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Workspace], None]
 ) -> None:
@@ -263,7 +263,7 @@ def test_readings_that_people_ingest_meanwhile_are_not_lost(
     monkeypatch.setattr(module, "prove", lambda workspace, run: meanwhile(workspace))
     with pytest.raises(PreflightFailed, match="were ingested while"):
         refresh(Workspace(fleet))
-    assert read_current(Workspace(fleet)) == Current(()) and proposed(fleet) == [] and len(inbox(fleet)) == 2
+    assert read_current(Workspace(fleet)) == () and proposed(fleet) == [] and len(inbox(fleet)) == 2
 
 
 def test_a_file_that_grows_while_it_is_taken_in_stays_and_unfinished_ones_wait(
