@@ -13,7 +13,7 @@ from axlebox.export.changes import Change, changed, flat
 from axlebox.export.pages import Block, Bullets, Heading, Table, Text
 from axlebox.firmware_bundle.errors import GateFailed, UsageError
 from axlebox.runtime.readings import format_time
-from axlebox.training.champion import champion
+from axlebox.training.champion import CHAMPION, champion
 from axlebox.training.faults import FAULTS
 from axlebox.training.gates import GateResult, check_gates
 from axlebox.training.judging import Figures, Judgement, KindJudgement, judge
@@ -23,7 +23,6 @@ from axlebox.training.series import Progress, silent
 from axlebox.training.summary import span_of_time
 from axlebox.training.workspace import Workspace
 
-CHAMPION = "champion"
 NO_CHAMPION = "there is no champion yet"
 _SHOWN_CHANGES = 40
 _SHOWN_FLAGS = 10

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from msgspec import structs
+
 from axlebox.firmware_bundle.errors import Damaged, UsageError
 from axlebox.firmware_bundle.manifest import DataFile
-from axlebox.training.readings import StoredFile
+from axlebox.training.files import sha256_of
+from axlebox.training.raw_data import StoredFile
 from axlebox.training.workspace import Workspace
 
 WHOLE: Final = "whole"
@@ -29,12 +31,13 @@ class Copy:
 
 def find_copy(workspace: Workspace, file: DataFile) -> Copy:
     """The copy of a recorded file, read to its end. It may have been ingested under another name since."""
-    expected = workspace.raw / f"{file.sha256}{Path(file.name).suffix.lower()}"
-    found = sorted(one for one in workspace.raw.glob(f"{file.sha256}*") if one.is_file() and one.suffix != ".part")
+    found = workspace.copies_of(file.sha256)
     for path in found:
-        if _sha256(path) == file.sha256:
+        if sha256_of(path) == file.sha256:
             return Copy(file, path, WHOLE)
-    return Copy(file, found[0], CHANGED) if found else Copy(file, expected, MISSING)
+    if found:
+        return Copy(file, found[0], CHANGED)
+    return Copy(file, workspace.raw / StoredFile.of(file).stored, MISSING)
 
 
 def require_whole(copy: Copy) -> None:
@@ -48,10 +51,4 @@ def require_whole(copy: Copy) -> None:
 
 def stored_file(copy: Copy) -> StoredFile:
     """The line of current.json for a copy: all that the release recorded of the file, under the same names."""
-    recorded = {name: getattr(copy.file, name) for name in StoredFile.__struct_fields__ if hasattr(copy.file, name)}
-    return StoredFile(**{**recorded, "stored": copy.path.name})
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return structs.replace(StoredFile.of(copy.file), stored=copy.path.name)

@@ -27,9 +27,10 @@ from axlebox.runtime.readings import format_time
 from axlebox.training import tracking
 from axlebox.training.champion import champion
 from axlebox.training.contract import load_contract
+from axlebox.training.files import sha256_of
 from axlebox.training.gates import NOT_ASKED, GateResult, write_gates
 from axlebox.training.parameters import GateParameters
-from axlebox.training.raw_data import Current, StoredFile, ingested_files, sha256_of, write_current
+from axlebox.training.raw_data import Current, StoredFile, ingested_files, write_current
 from axlebox.training.readings import FileFacts, first_time, take_in
 from axlebox.training.run import load_parameters, train
 from axlebox.training.runs import Run, write_report

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,20 +26,18 @@ from axlebox.export.copies import Copy, find_copy, require_whole, stored_file
 from axlebox.export.evidence import SBOM
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import GateFailed, UsageError, naming
-from axlebox.firmware_bundle.manifest import Lineage, Manifest, decode_manifest, encode
+from axlebox.firmware_bundle.manifest import Lineage, Manifest, decode_manifest
 from axlebox.firmware_bundle.trust import MANIFEST, Proposal
 from axlebox.training import tracking
 from axlebox.training.parameters import BundleParameters
 from axlebox.training.provenance import git_commit
-from axlebox.training.readings import Current
+from axlebox.training.raw_data import write_current
 from axlebox.training.run import load_parameters, train
 from axlebox.training.runs import Run
 from axlebox.training.workspace import Workspace, init_workspace
 
 Say = Callable[[str], None]
 
-_OURS = "axlebox.training"
-"""The package of a workspace without one of its own."""
 _SHOWN = 5
 """Differences that are told of one member."""
 
@@ -128,8 +125,7 @@ def make_scratch(workspace: Workspace, folder: Path, recorded: Manifest, copies:
         link = scratch.raw / copy.path.name
         if not link.exists():  # one file may have been given twice
             link.symlink_to(copy.path.resolve())
-    current = Current(tuple(stored_file(one) for one in copies))
-    (scratch.raw / "current.json").write_bytes(encode(current))
+    write_current(scratch, tuple(map(stored_file, copies)))
     _take_own_package(workspace, scratch)
     try:
         load_parameters(scratch)
@@ -146,14 +142,12 @@ def _take_own_package(workspace: Workspace, scratch: Workspace) -> None:
 
     A bundle carries no code: the source_sha256 of the outcome says whether it is the recorded one.
     """
-    settings = tomllib.loads((workspace.root / "pyproject.toml").read_text(encoding="utf-8"))
-    kedro: Mapping[str, Any] = settings.get("tool", {}).get("kedro", {})
-    package = str(kedro.get("package_name", _OURS))
-    if package == _OURS:
+    package = workspace.own_package
+    if package is None:
         return
     shutil.copyfile(workspace.root / "pyproject.toml", scratch.root / "pyproject.toml")
-    source = Path(str(kedro.get("source_dir", "src"))) / package.replace(".", "/")
-    shutil.copytree(workspace.root / source, scratch.root / source, ignore=shutil.ignore_patterns("__pycache__"))
+    target = scratch.root / package.relative_to(workspace.root)
+    shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__"))
     for path in sorted((workspace.root / "conf/base").glob("catalog*")):
         if path.is_file():
             shutil.copyfile(path, scratch.root / "conf/base" / path.name)

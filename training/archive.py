@@ -24,6 +24,7 @@ from msgspec import Struct
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Damaged, Malformed, PreflightFailed, UsageError
 from axlebox.firmware_bundle.manifest import Count, Sha256, decode, encode
+from axlebox.training.files import sha256_of
 from axlebox.training.runs import FILES, Run, RunRecord, open_run, run_id
 from axlebox.training.workspace import Workspace
 
@@ -142,19 +143,17 @@ def _kept(run: Run) -> list[Path]:
 def _copies(workspace: Workspace, run: Run) -> Iterator[Path]:
     """The content-addressed copies of the data that a run was trained on."""
     for one in run.record().lineage.data:
-        found = [path for path in workspace.raw.glob(f"{one.sha256}*") if _DATA.fullmatch(path.name)]
-        whole = [path for path in found if path.suffix != ".part" and path.is_file()]
-        if not whole:
+        found = [path for path in workspace.copies_of(one.sha256) if _DATA.fullmatch(path.name)]
+        if not found:
             raise UsageError(f"{one.name} ({one.sha256[:12]}) of run {run.folder.name} is not in {workspace.raw}")
-        yield whole[0]
+        yield found[0]
 
 
 def _describe(name: str, path: Path) -> Member:
     size = path.stat().st_size
     if size > _MAX_FILE_BYTES:
         raise UsageError(f"{path} has {size} bytes, at most {_MAX_FILE_BYTES} are possible")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     if name.startswith("data/") and not path.name.startswith(digest):
         raise Damaged(f"{path} is not what its name says. DO: axlebox ingest the file again")
     return Member(name, size, digest)
@@ -302,10 +301,7 @@ def _refuse_other(folder: Path, members: Sequence[Member]) -> None:
 
 
 def _here(path: Path, member: Member) -> bool:
-    if not path.is_file() or path.stat().st_size != member.size:
-        return False
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == member.sha256
+    return path.is_file() and path.stat().st_size == member.size and sha256_of(path) == member.sha256
 
 
 def _check_space(folder: Path, needed: int) -> None:

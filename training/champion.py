@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import msgspec
 from msgspec import Struct
 
-from axlebox.firmware_bundle import disk
-from axlebox.firmware_bundle.errors import Malformed
+from axlebox.training.files import append_line, read_lines
 from axlebox.training.provenance import who
 from axlebox.training.runs import open_run
 from axlebox.training.workspace import Workspace
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_MAX_BYTES = 16 * 1024 * 1024
 
 
 class Promotion(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,12 +26,7 @@ class Promotion(Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_promotions(workspace: Workspace) -> list[Promotion]:
     """Oldest first. Raises Malformed."""
-    if not workspace.champions.exists():
-        return []
-    try:
-        return msgspec.json.Decoder(Promotion).decode_lines(disk.read_bounded(workspace.champions, _MAX_BYTES))
-    except msgspec.DecodeError as error:
-        raise Malformed(f"{workspace.champions}: {error}") from error
+    return read_lines(workspace.champions, Promotion)
 
 
 def champion(workspace: Workspace) -> str | None:
@@ -48,8 +40,7 @@ def promote(workspace: Workspace, run: str, reason: str) -> Promotion:
     with workspace.locked():
         found = open_run(workspace.runs, run)
         made = Promotion(found.folder.name, datetime.now(UTC), who(), reason)
-        lines = [*read_promotions(workspace), made]
-        disk.replace_durable(workspace.champions, msgspec.json.Encoder().encode_lines(lines))
+        append_line(workspace.champions, made)
     return made
 
 

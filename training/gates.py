@@ -16,6 +16,7 @@ from axlebox.training.evaluation import target_problems
 from axlebox.training.judging import Judgement, KindJudgement, judge
 from axlebox.training.parameters import GateParameters
 from axlebox.training.runs import Run, open_run
+from axlebox.training.summary import caught
 from axlebox.training.workspace import Workspace
 
 PASSED: Literal["passed"] = "passed"
@@ -164,9 +165,7 @@ def _caught(facts: Mapping[str, Any], least: float | None) -> GateResult:
         return GateResult(CAUGHT, NOT_ASKED, "gates.least_caught is null")
     told, worst, unknown = [], 1.0, False
     for kind, one in facts["detectors"].items():
-        faults = [fault for fault in ((one.get("trials") or {}).get("faults") or {}).values() if fault["alarms"]]
-        trials = sum(fault["trials"] for fault in faults)
-        raised = sum(fault["answers"]["detector"]["raised"] for fault in faults)
+        raised, trials = caught(one) or (0, 0)
         unknown |= not trials
         worst = min(worst, raised / trials if trials else 1.0)
         told.append(f"{kind} caught {raised} of {trials} injected faults" if trials else f"{kind} was not tried")

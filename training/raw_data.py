@@ -15,6 +15,7 @@ from msgspec import Struct
 from axlebox.firmware_bundle import disk
 from axlebox.firmware_bundle.errors import Malformed, UsageError
 from axlebox.firmware_bundle.manifest import DataFile, FileFormat, FileName, Label, Sha256, decode, encode
+from axlebox.training.files import sha256_of
 from axlebox.training.readers.find import Found, described, recorded
 from axlebox.training.workspace import Workspace
 
@@ -73,11 +74,6 @@ def write_current(workspace: Workspace, files: tuple[StoredFile, ...]) -> None:
     """Make these files, which are kept, what training reads; the caller holds the workspace's lock."""
     with disk.explained():
         disk.replace_durable(workspace.raw / CURRENT, encode(Current(files)))
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_stored(workspace: Workspace, stored: StoredFile) -> tuple[Path, Found]:

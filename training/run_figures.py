@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from axlebox.firmware_bundle.manifest import ParityProof
+from axlebox.training.summary import caught
 
 if TYPE_CHECKING:
     from axlebox.training.runs import RunRecord
@@ -75,12 +76,8 @@ def tags(record: RunRecord) -> dict[str, str]:
 
 def caught_share(evaluation: Mapping[str, Any]) -> float | None:
     """Share of the injected faults that should alarm and were raised, 0..1; None where none were injected."""
-    tried = raised = 0
-    for one in evaluation.get("detectors", {}).values():
-        for fault in ((one.get("trials") or {}).get("faults") or {}).values():
-            if fault["alarms"]:
-                tried += fault["trials"]
-                raised += fault["answers"]["detector"]["raised"]
+    found = [caught(one) or (0, 0) for one in evaluation.get("detectors", {}).values()]
+    raised, tried = sum(one for one, _ in found), sum(one for _, one in found)
     return raised / tried if tried else None
 
 

@@ -242,11 +242,6 @@ def load_forests(path: Path) -> dict[str, IsolationForest]:
     return forests
 
 
-def list_runs(runs: Path) -> list[Run]:
-    """Every whole run, oldest first. Raises Malformed where a run's record is not readable."""
-    return sorted(map(Run, run_folders(runs)), key=lambda run: (run.record().created, run.folder.name))
-
-
 def run_folders(runs: Path) -> list[Path]:
     """The folders of whole runs, by name."""
     return sorted(one.parent for one in runs.glob("*/run.json") if not one.parent.name.endswith(".part"))

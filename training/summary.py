@@ -95,6 +95,14 @@ def trial_rows(trials: Mapping[str, Any] | None) -> list[list[str]]:
     return rows
 
 
+def caught(facts: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Injected faults of one detector that should alarm: how many were raised, and of how many; None without any."""
+    told = [one for one in ((facts.get("trials") or {}).get("faults") or {}).values() if one["alarms"]]
+    if not told:
+        return None
+    return sum(one["answers"]["detector"]["raised"] for one in told), sum(one["trials"] for one in told)
+
+
 def winners(trials: Mapping[str, Any] | None) -> list[str]:
     """Where something simpler did better than the detector, in words."""
     if not trials:

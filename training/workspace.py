@@ -88,6 +88,10 @@ class Workspace:
         folder = self.root / str(kedro.get("source_dir", "src")) / name
         return folder if name.isidentifier() and folder.is_dir() else None
 
+    def copies_of(self, sha256: str) -> list[Path]:
+        """The files of data/01_raw that are named by this digest, whatever is in them by now."""
+        return sorted(one for one in self.raw.glob(f"{sha256}*") if one.is_file() and one.suffix != ".part")
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the workspace's one lock: two trainings, or a training and an export, never mix."""

@@ -14,14 +14,14 @@ from axlebox.training.episodes import Episode, episodes
 from axlebox.training.frames import used
 from axlebox.training.parameters import CostParameters
 from axlebox.training.report.choices import Choices
-from axlebox.training.report.faults import caught, injected_faults
+from axlebox.training.report.faults import injected_faults
 from axlebox.training.report.lineage import data_quality, lineage, parity
 from axlebox.training.report.money import money
 from axlebox.training.report.page import Html, Section, html, page, paragraph, table
 from axlebox.training.report.thresholds import histograms, trade_off
 from axlebox.training.report.timeline import drawn_sensors, timeline
 from axlebox.training.report.told import events_and_why
-from axlebox.training.summary import INTENDED_USE, evaluation_rows, limits_of_use
+from axlebox.training.summary import INTENDED_USE, caught, evaluation_rows, limits_of_use
 
 if TYPE_CHECKING:
     from axlebox.training.runs import DetectorFile, RunRecord

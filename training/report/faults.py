@@ -58,14 +58,6 @@ def _place(name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def caught(facts: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many of the injected faults that should alarm were raised, and of how many; None where there were none."""
-    told = [one for one in ((facts.get("trials") or {}).get("faults") or {}).values() if one["alarms"]]
-    if not told:
-        return None
-    return sum(one["answers"]["detector"]["raised"] for one in told), sum(one["trials"] for one in told)
-
-
 def _figure(trials: Mapping[str, Any]) -> Figure:
     """For each kind of fault that should alarm: the share that was raised to the left, the delay to the right."""
     faults = {name: one for name, one in trials["faults"].items() if one["alarms"]}
