@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import kedro_telemetry.plugin
 from kedro.framework.cli.pipeline import pipeline as kedros_pipeline
 from kedro.framework.cli.utils import call
 from kedro.utils import find_kedro_project
@@ -23,9 +22,6 @@ if _BIN not in os.environ.get("PATH", "").split(os.pathsep):
 _ROOT = find_kedro_project(Path.cwd())
 if _ROOT is not None:
     os.environ.setdefault("IPYTHONDIR", str(_ROOT / ".ipython"))
-
-# `kedro viz build` makes up an id and writes it to ~/.config even where consent is refused.
-kedro_telemetry.plugin._generate_new_uuid = lambda full_path: ""
 
 
 @click.group(name="axlebox")
