@@ -375,7 +375,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "a feature set of a newer runtime": (
         _manifest(lambda plain: plain["detectors"][0]["features"].update(version=2)),
-        errors.RuntimeTooOld,
+        errors.FeatureSetMissing,
         20,
         "needs feature set value 2",
     ),

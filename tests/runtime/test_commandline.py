@@ -37,6 +37,7 @@ DOCUMENTED = {
     "Malformed": 15,
     "PreflightFailed": 20,
     "RuntimeTooOld": 20,
+    "FeatureSetMissing": 20,
     "AxleboxError": 30,
     "SelfTestFailed": 31,
     "FallbackFailed": 32,
