@@ -154,6 +154,10 @@ class Incoming:
         self._kept[taken.path] = self._raw / stored.stored
         return stored
 
+    def mend(self, taken: Taken, stored: StoredFile) -> None:
+        """Have a copy put in the place of one that is there already, which may have been damaged since."""
+        self._kept[taken.path] = self._raw / stored.stored
+
     def finish(self) -> None:
         """Give the copies their names. Until current.json names them too, they count for nothing."""
         with disk.explained():

@@ -154,13 +154,13 @@ class _Ingest:
             taken = self._incoming.take(path)
             reader = find_reader(taken.path, formats, name, path.name)
             read_as, needed = self._incoming.take_needed(reader, self._workspace.root)
-            if self._is_there(taken, read_as):
+            if (same := self._there(taken, read_as)) is not None:
+                self._incoming.mend(taken, same)
                 left_out.append(path.name)
                 continue
             found.append(self._read(path, taken, reader.with_files(needed)))
             self._files.append(self._incoming.keep(taken, read_as, reader.described))
-        if found:
-            self._incoming.finish()
+        self._incoming.finish()
         return Ingested(tuple(found), tuple(left_out), suggest(self._kinds, self._contract))
 
     @property
@@ -168,14 +168,15 @@ class _Ingest:
         """Those that were there, and the new ones behind them."""
         return tuple(self._files)
 
-    def _is_there(self, taken: Taken, read_as: FileFormat | None) -> bool:
+    def _there(self, taken: Taken, read_as: FileFormat | None) -> StoredFile | None:
+        """The file of the same content that is there already. Raises UsageError where it was read otherwise."""
         same = next((one for one in self._files if one.sha256 == taken.sha256), None)
         if same is not None and same.format != read_as:
             raise UsageError(
                 f"{taken.name} is there already as {same.name}, read by another description. "
                 "DO: axlebox ingest all files again, without --add"
             )
-        return same is not None
+        return same
 
     def _read(self, path: Path, taken: Taken, reader: Found) -> tuple[FileFacts, list[Invalid]]:
         for stored in self._to_replay:  # the gate must know what came before
@@ -190,9 +191,10 @@ class _Ingest:
             tally.add(batch, judge.statuses(batch))
         if not judge.counts[OK]:
             raise Malformed(f"{path}: no reading found in {judge.rows} lines{self._why(job, invalid)}")
+        facts = tally.facts(judge, job, reader.reader.name)
         for kind, seen in tally.kinds.items():
             self._kinds.setdefault(kind, KindTally()).take(seen)
-        return tally.facts(judge, job, reader.reader.name), invalid
+        return facts, invalid
 
     def _why(self, job: Job, invalid: Sequence[Invalid]) -> str:
         first = f"; line {invalid[0].line}: {invalid[0].reason}" if invalid else ""

@@ -28,7 +28,7 @@ Type = Literal[
 _TIME, _SENSOR, _VALUE = "time", "sensor", "value"
 
 
-class Field(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Field(Struct, frozen=True, forbid_unknown_fields=True):
     """One field of a record. `time`, `sensor` and `value` are read, those of any other name are passed over."""
 
     name: Label
@@ -74,7 +74,7 @@ class Field(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
         return _ORDERS[self.byte_order or byte_order] + _CODES[self.type]
 
 
-class BinaryFormat(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class BinaryFormat(Struct, frozen=True, forbid_unknown_fields=True):
     """What can be said of such files."""
 
     byte_order: Literal["little", "big"]

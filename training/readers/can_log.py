@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
-class CanFormat(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class CanFormat(Struct, frozen=True, forbid_unknown_fields=True):
     """What can be said of a log: of the vehicle's table [can] what means its frames (docs/can.md)."""
 
     dbc: str | None = None

@@ -54,7 +54,7 @@ class Found:
         """For the record; `files` has the sha256 of each of `files`. Raises UsageError."""
         if self.says_itself:
             return None
-        settings = msgspec.to_builtins(self.settings) if self.settings is not None else {}
+        settings = {} if self.settings is None else msgspec.to_builtins(_said(self.settings))
         settings = {name: value for name, value in settings.items() if name not in files}
         try:
             return msgspec.convert(
@@ -188,7 +188,7 @@ class _Plugin:
         except Exception as error:  # somebody else's code
             raise PreflightFailed(f"{who} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error
         if not isinstance(reader, Reader) or reader.name != self.entry.name:
-            what = f"a Reader named {reader.name}" if isinstance(reader, Reader) else f"a {type(reader).__name__}"
+            what = f"a Reader named {reader.name}" if isinstance(reader, Reader) else f"of type {type(reader).__name__}"
             raise PreflightFailed(f"{who} is {what}, expected a Reader named {self.entry.name}")
         return reader
 
@@ -231,6 +231,20 @@ def _settings(reader: Reader, raw: Mapping[str, Any], place: str) -> Struct | No
         return msgspec.convert(_text_keys(raw), reader.settings)
     except msgspec.ValidationError as error:
         raise UsageError(f"{place}: {one_line(error)}") from error
+
+
+def _said(settings: Any) -> Any:
+    """Plain data of settings, without what is a default: equal settings give equal data."""
+    if isinstance(settings, Struct):  # omit_defaults would go by identity, and keep a 1.0 that somebody wrote
+        said = {one.name: getattr(settings, one.name) for one in structs.fields(settings)}
+        for one in structs.fields(settings):
+            default = one.default_factory() if one.default_factory is not msgspec.NODEFAULT else one.default
+            if said[one.name] == default:
+                del said[one.name]
+        settings = said
+    if isinstance(settings, Mapping):
+        return {str(key): _said(one) for key, one in settings.items()}
+    return [_said(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
 def _text_keys(raw: Any) -> Any:
